@@ -1,0 +1,11 @@
+"""Ours with 200 restarts."""
+
+from ._chita import fit_chita
+
+name = "chita-200"
+requirement = ""
+ours = True
+
+
+def fit(X, y, k):
+    return fit_chita(X, y, k, n_restarts=200)
