@@ -1,0 +1,67 @@
+# make demo   choose features on real data, prune a small network
+# make test   run the tests
+# Each works alone in a fresh clone: it makes the environment (.venv) first, and
+# later runs reuse it. Also: lint, types, bench, docs, clean.
+#
+# Another interpreter:  make demo PYTHON=python3.12
+# Flags for pytest:     make test PYTEST_FLAGS="-x -k readme"
+
+PYTHON ?= python3
+PYTEST_FLAGS ?= -n auto
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+EXAMPLES := examples/plot_diabetes.py examples/plot_digits.py examples/plot_prune_digits.py
+
+.PHONY: demo test lint types bench docs clean env
+.DEFAULT_GOAL := demo
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@for script in $(EXAMPLES); do \
+	    printf '\n>>> python %s\n\n' $$script; \
+	    MPLBACKEND=Agg $(BIN)/python $$script || exit 1; \
+	done
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+
+# The environment stays: it is remade when its inputs change.
+clean:
+	rm -rf build dist demo_output docs/_build docs/auto_examples docs/api/generated
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt chita_sklearn/__init__.py
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "error: '$(PYTHON)' was not found; name a Python >= 3.11: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: Python >= 3.11 is needed, '$(PYTHON)' is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    echo "Making the environment in $(VENV)"; $(PYTHON) -m venv --clear $(VENV); } || { \
+	    echo "error: no virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing into $(VENV) (a minute or two the first time)"
+	@$(INSTALL) 'pip>=25.1'
+	@$(INSTALL) -e '.[torch,plot]' --group test
+	@touch $@
+
+$(VENV)/.ready-%: $(READY)
+	@$(INSTALL) --group $*
+	@touch $@

@@ -1,0 +1,45 @@
+"""Set the test session up: array API dispatch, threads, what can be collected."""
+
+import os
+
+# SciPy reads this once, when it is first imported. Without it scikit-learn skips
+# every array API check, silently.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+# Parallel workers (pytest -n) share the cores instead of each taking them all.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    _threads = str(max(1, (os.cpu_count() or 1) // _workers))
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, _threads)
+
+# Figures are drawn to files, with or without a screen.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from functools import cache
+from importlib.util import find_spec
+
+import pytest
+
+# The adapter's modules import torch; without it they are not collected.
+collect_ignore = [] if find_spec("torch") else ["adapters"]
+
+
+@cache
+def _cuda_device_found() -> bool:
+    if find_spec("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            return True
+    if find_spec("cupy"):
+        import cupy
+
+        return bool(cupy.cuda.is_available())
+    return False
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu") and not _cuda_device_found():
+        pytest.skip("no CUDA device found")

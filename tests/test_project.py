@@ -1,0 +1,165 @@
+"""The rules of the house: what may import what, and what an import brings along."""
+
+import ast
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import chita_sklearn
+
+ROOT = Path(__file__).parents[1]
+ESTIMATOR = ROOT / "chita_sklearn"
+CORE = ESTIMATOR / "core"
+ADAPTERS = ROOT / "adapters"
+TORCH = ADAPTERS / "chita_torch"
+
+
+def python_files(folder):
+    return sorted(path for path in folder.rglob("*.py") if "tests" not in path.parts)
+
+
+def imports(path):
+    """Every import of a file as a list of absolute dotted names.
+
+    ``from a.b import c`` counts as ``a.b.c``. Imports inside functions count too.
+    """
+    base = ADAPTERS if ADAPTERS in path.parents else ROOT
+    package = path.relative_to(base).parent.parts
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def is_in(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def offenders(folder, forbidden):
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in python_files(folder)
+        for name in imports(path)
+        if forbidden(name)
+    ]
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+    ).stdout
+
+
+def test_the_import_reader_resolves_relative_and_nested_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ADAPTERS", tmp_path / "adapters")
+    path = tmp_path / "pkg" / "core" / "a.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import numpy as np\n"
+        "from . import b\n"
+        "from .c import d\n"
+        "def f():\n"
+        "    from ..e import g\n"
+    )
+    expected = ["numpy", "pkg.core.b", "pkg.core.c.d", "pkg.e.g"]
+    assert sorted(imports(path)) == expected
+
+
+def test_adapters_folder_is_not_a_package():
+    assert ADAPTERS.is_dir()
+    assert not (ADAPTERS / "__init__.py").exists()
+
+
+def test_both_packages_are_marked_as_typed():
+    assert (ESTIMATOR / "py.typed").exists()
+    assert (TORCH / "py.typed").exists()
+
+
+def test_core_knows_no_scikit_learn():
+    assert python_files(CORE)
+    assert not offenders(CORE, lambda name: is_in(name, "sklearn"))
+
+
+def test_core_imports_nothing_above_it():
+    def above(name):
+        return is_in(name, "chita_sklearn") and not is_in(name, "chita_sklearn.core")
+
+    assert not offenders(CORE, above)
+
+
+@pytest.mark.parametrize("package", ["torch", "array_api_compat.torch", "chita_torch"])
+def test_the_estimator_never_imports_torch(package):
+    assert not offenders(ESTIMATOR, lambda name: is_in(name, package))
+
+
+def test_private_parts_of_scikit_learn_pass_through_compat_alone():
+    def private(name):
+        return is_in(name, "sklearn") and any(
+            part.startswith("_") for part in name.split(".")
+        )
+
+    found = offenders(ESTIMATOR, private)
+    assert not [line for line in found if not line.startswith("chita_sklearn/_compat")]
+
+
+def test_the_torch_adapter_sees_the_core_and_nothing_else_of_ours():
+    def beside_core(name):
+        return is_in(name, "chita_sklearn") and not is_in(name, "chita_sklearn.core")
+
+    assert not offenders(TORCH, beside_core)
+
+
+def test_array_api_checks_are_switched_on():
+    from scipy._lib import _array_api
+
+    assert os.environ["SCIPY_ARRAY_API"] == "1"
+    # SciPy read the variable when it was imported: set late, it has no effect.
+    assert _array_api.SCIPY_ARRAY_API
+
+
+def test_version_is_that_of_the_installed_distribution():
+    assert importlib.metadata.version("chita-sklearn") == chita_sklearn.__version__
+
+
+def test_public_names_exist():
+    assert "ChitaRegressor" in dir(chita_sklearn)
+    for name in chita_sklearn.__all__:
+        assert getattr(chita_sklearn, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Chita'"):
+        chita_sklearn.Chita  # noqa: B018
+
+
+def test_importing_the_estimator_brings_no_optional_library():
+    loaded = run(
+        "import sys; from chita_sklearn import ChitaRegressor; print(*sys.modules)"
+    ).split()
+    assert "sklearn" in loaded
+    unwanted = {"torch", "cupy", "matplotlib", "pandas", "rich", "tqdm", "chita_torch"}
+    assert not unwanted & set(loaded)
+
+
+def test_core_is_usable_without_scikit_learn():
+    code = """
+import sys
+sys.modules["sklearn"] = None  # any import of it fails from here on
+import numpy as np
+from chita_sklearn.core import Cardinality, LeastSquares, solve
+X = np.random.default_rng(0).standard_normal((20, 5))
+solution = solve(LeastSquares(X, 3 * X[:, 2]), Cardinality(1))
+print(*np.flatnonzero(solution.support))
+"""
+    assert run(code).split() == ["2"]
