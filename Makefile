@@ -36,7 +36,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready-bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.regression $(BENCH_FLAGS)
 
 docs: $(VENV)/.ready-docs
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
