@@ -211,9 +211,7 @@ def gaussian_problems() -> Iterator[Problem]:
                 for design in DESIGNS:
                     for rho in (0.5, 0.9):
                         name = f"{design}{rho}_n{n}_p{p}_k{k}_snr{snr}_s{seed}"
-                        make = partial(
-                            make_gaussian, design, rho, n, p, k, snr, seed
-                        )
+                        make = partial(make_gaussian, design, rho, n, p, k, snr, seed)
                         settings = {"design": design, "rho": rho, "snr": snr}
                         yield Problem(name, family, n, p, k, make, settings)
 
@@ -272,6 +270,4 @@ def suite(names: str, only: str | None = None) -> list[Problem]:
 
 def find(name: str) -> Problem:
     """Return the problem of that name."""
-    return next(
-        q for q in (*real_problems(), *gaussian_problems()) if q.name == name
-    )
+    return next(q for q in (*real_problems(), *gaussian_problems()) if q.name == name)

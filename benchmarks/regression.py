@@ -243,7 +243,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"skipped: {reason}")
     if args.list:
         print("problems:", *(q.name for q in chosen), sep="\n  ")
-        print("peers:", *(f"{n}  {m.requirement}" for n, m in peers.items()), sep="\n  ")
+        print(
+            "peers:", *(f"{n}  {m.requirement}" for n, m in peers.items()), sep="\n  "
+        )
         return 0
 
     earlier: dict[tuple[str, str], dict] = {}

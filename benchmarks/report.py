@@ -1,6 +1,6 @@
 """From the runner's JSON to a Markdown table, a picture and the list of claims kept.
 
-    python -m benchmarks.report benchmarks/results/regression.json
+python -m benchmarks.report benchmarks/results/regression.json
 """
 
 from __future__ import annotations
@@ -99,10 +99,14 @@ def markdown(results: Results) -> str:
             ]
             cpu = [v for q, v in results.cpu_ratios(peer).items() if q in names]
             f1 = [r["f1"] for r in own if "f1" in r]
-            memory = [r["extra_bytes"] / r["x_bytes"] for r in own if "extra_bytes" in r]
+            memory = [
+                r["extra_bytes"] / r["x_bytes"] for r in own if "extra_bytes" in r
+            ]
             short = sum(r["n_nonzero"] < r["k"] for r in own)
             cut = sum(r["n_nonzero"] > r["k"] for r in own)
-            notes = f" ({short} below k)" * bool(short) + f" ({cut} cut to k)" * bool(cut)
+            notes = f" ({short} below k)" * bool(short) + f" ({cut} cut to k)" * bool(
+                cut
+            )
             mark = "*" if kind == "exact" else ""
             label = f"**{peer}**" if kind == "ours" else f"{peer}{mark}"
             cells = (
@@ -220,7 +224,9 @@ def draw(results: Results, path: Path) -> None:
 
     colours = {"ours": "tab:red", "heuristic": "tab:blue", "exact": "tab:grey"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
-    for axis, title, real in zip(axes, ("synthetic", "real"), (False, True), strict=True):
+    for axis, title, real in zip(
+        axes, ("synthetic", "real"), (False, True), strict=True
+    ):
         for peer, kind in results.kinds.items():
             own = [
                 r
@@ -253,7 +259,9 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def write(source: Path, *, table: Path | None = None, picture: Path | None = None) -> int:
+def write(
+    source: Path, *, table: Path | None = None, picture: Path | None = None
+) -> int:
     """Print the table and the claims; save table and picture where asked."""
     results = Results(source)
     text = markdown(results)

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def refit(X: np.ndarray, y: np.ndarray, support: np.ndarray) -> tuple[float, np.ndarray]:
+def refit(
+    X: np.ndarray, y: np.ndarray, support: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Return the residual sum of squares and the coefficients of least squares on ``support``."""
     coef = np.zeros(X.shape[1])
     coef[support] = np.linalg.lstsq(X[:, support], y, rcond=None)[0]
