@@ -1,6 +1,7 @@
 """Benchmarks of chita-sklearn beside other sparse regression tools.
 
-Run from the project's root, for instance ``python -m benchmarks.regression --suite small``.
+Run from the project's root, for instance
+``python -m benchmarks.regression --suite small``.
 Importing this package pins every BLAS and OpenMP pool to one thread; it must
 happen before NumPy is loaded. ``CHITA_BENCH_THREADS`` chooses another number.
 """

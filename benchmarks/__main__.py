@@ -26,10 +26,12 @@ def main() -> int:
     args = parser.parse_args()
     out = args.output
     regression.main(
-        ["--suite", args.suite, "--repeat", args.repeat]
-        + ["--output", f"{out / 'regression.json'}"]
-        + ["--table", f"{out / 'regression.md'}"]
-        + ["--picture", f"{out / 'regression.png'}"]
+        [
+            *("--suite", args.suite, "--repeat", args.repeat),
+            *("--output", f"{out / 'regression.json'}"),
+            *("--table", f"{out / 'regression.md'}"),
+            *("--picture", f"{out / 'regression.png'}"),
+        ]
     )
     # The real problems are in that file already, unless the suite left them out.
     source = ["--from-file", f"{out / 'regression.json'}"]
@@ -37,8 +39,10 @@ def main() -> int:
         source = ["--output", f"{out / 'best_known.json'}"]
     best_known.main([*source, "--table", f"{out / 'best_known.md'}"])
     pruning_instance.main(
-        ["--output", f"{out / 'pruning_instance.json'}"]
-        + ["--table", f"{out / 'pruning_instance.md'}"]
+        [
+            *("--output", f"{out / 'pruning_instance.json'}"),
+            *("--table", f"{out / 'pruning_instance.md'}"),
+        ]
     )
     return 0
 

@@ -100,8 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.from_file is None:
         merge = ["--merge"] if args.merge else []
         regression.main(
-            ["--suite", "best_known", "--peers", args.peers, *merge]
-            + ["--repeat", str(args.repeat), "--output", str(args.output)]
+            [
+                *("--suite", "best_known", "--peers", args.peers, *merge),
+                *("--repeat", str(args.repeat), "--output", str(args.output)),
+            ]
         )
     text = markdown(Results(source), args.peers.split(","))
     print(text)

@@ -96,7 +96,7 @@ DESIGNS = {"toeplitz": toeplitz_design, "constant": constant_design}
 def make_gaussian(
     design: str, rho: float, n: int, p: int, k: int, snr: float, seed: int
 ) -> Data:
-    """Plant k coefficients of +-1 at random places; noise by SNR = var(Xw) / sigma^2."""
+    """Plant k coefficients of +-1 at random places; SNR = var(Xw) / sigma^2."""
     rng = np.random.default_rng(
         [seed, n, p, k, round(100 * rho), sorted(DESIGNS).index(design)]
     )
@@ -157,7 +157,7 @@ REAL = {
 
 
 def make_real(stem: str, k: int) -> Data:
-    """Drop rows without y and columns with NaN or no variance, split 3:1, standardise."""
+    """Drop rows without y, columns with NaN or no variance; split 3:1, standardise."""
     from sklearn.model_selection import train_test_split
 
     X, y = SHIPPED[stem]() if stem in SHIPPED else stored(stem)

@@ -5,10 +5,10 @@
 
 Row i of A is the gradient of the cross-entropy of training image i at the checkpoint;
 b = A w_bar; the objective is 1/2 ||b - A w||^2 + n ridge/2 ||w - w_bar||^2, n = 1000,
-at round((1 - sparsity) 32360) non-zeros. Objectives are evaluated again here in float64,
-whatever precision solved. Costs are CPU times in units of one float32 product
-A @ A.T (NumPy, the same run, the same number of threads). The published solvers'
-figures are recorded ones. Needs the optional data (see README.md).
+at round((1 - sparsity) 32360) non-zeros. Objectives are evaluated again here in
+float64, whatever precision solved. Costs are CPU times in units of one float32 product
+A @ A.T (NumPy, timed beside each solve, the same number of threads). The published
+solvers' figures are recorded ones. Needs the optional data (see README.md).
 """
 
 from __future__ import annotations
@@ -159,11 +159,12 @@ def markdown(document: dict) -> str:
     env = document["environment"]
     lines = [
         f"{env['processor']}, {env['threads']} thread(s), NumPy "
-        f"{env['versions']['numpy']}. Objective over the best recorded one; proven gap; "
-        "cost in float32 products A A' (the published solvers' as recorded).",
+        f"{env['versions']['numpy']}. Objective over the best recorded one; proven "
+        "gap; cost in float32 products A A' (the published solvers' as recorded).",
         "",
-        "| ridge | sparsity | float64: objective | gap | cost | float32: objective | gap "
-        "| cost | published backsolve | cost | published IHT | cost |",
+        "| ridge | sparsity | float64: objective | gap | cost "
+        "| float32: objective | gap | cost "
+        "| published backsolve | cost | published IHT | cost |",
         "|" + "---|" * 12,
     ]
     rows: dict[tuple, dict] = {}
@@ -326,9 +327,9 @@ def main(argv: list[str] | None = None) -> int:
             record["cost"] = record["cpu"] / record["product_cpu"]
             results[dtype, row["ridge"], row["sparsity"]] = record
             print(
-                f"{dtype} ridge {row['ridge']:<6g} s {row['sparsity']:<5g} objective/best "
-                f"{record['over_best']:.6f}  gap {100 * record['gap']:8.4f} %  "
-                f"cost {record['cost']:.2f}  {record['status']}",
+                f"{dtype} ridge {row['ridge']:<6g} s {row['sparsity']:<5g} "
+                f"objective/best {record['over_best']:.6f}  "
+                f"gap {100 * record['gap']:8.4f} %  cost {record['cost']:.2f}  {record['status']}",
                 flush=True,
             )
             if args.history:

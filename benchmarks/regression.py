@@ -43,7 +43,7 @@ class Worker:
         self.first_call: float | None = None
 
     def ask(self, folder: Path, k: int, limit: float) -> dict:
-        """Return the measurement of one fit, or a status that says why there is none."""
+        """Return the measurement of one fit, or a status saying why there is none."""
         if self.refusal:
             return self.refusal
         if self.process is None:

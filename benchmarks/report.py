@@ -44,7 +44,7 @@ class Results:
         return min(found, default=float("nan"))
 
     def ratios(self, peer: str, to: Callable[[str], float]) -> dict[str, float]:
-        """Return problem -> the peer's residual over ``to(problem)``, where both are."""
+        """Return problem -> the residual over ``to(problem)``, where both are."""
         pairs = {
             problem: row[peer]["rss"] / to(problem)
             for problem, row in self.table.items()

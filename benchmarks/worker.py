@@ -22,7 +22,7 @@ from .peers import load_peers
 
 
 def resident(field: str) -> int | None:
-    """Return VmRSS or VmHWM in bytes; None where the system does not tell (not Linux)."""
+    """Return VmRSS or VmHWM in bytes; None where there is no /proc (not Linux)."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

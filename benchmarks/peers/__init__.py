@@ -19,7 +19,7 @@ from types import ModuleType
 
 
 def load_peers() -> dict[str, ModuleType]:
-    """Return name -> module for each peer's file, in alphabetical order of the files."""
+    """Return name -> module for each peer's file, in the files' order."""
     modules = [
         importlib.import_module(f"{__name__}.{info.name}")
         for info in pkgutil.iter_modules(__path__)

@@ -1,4 +1,4 @@
-"""What several peers need: refits, and a search along a path for exactly k non-zeros."""
+"""What several peers need: refits, and the best of a path at exactly k."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 def refit(
     X: np.ndarray, y: np.ndarray, support: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Return the residual sum of squares and the coefficients of least squares on ``support``."""
+    """Return the residual sum of squares and the coefficients on ``support``."""
     coef = np.zeros(X.shape[1])
     coef[support] = np.linalg.lstsq(X[:, support], y, rcond=None)[0]
     residual = y - X[:, support] @ coef[support]
