@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from . import problems
-from .regression import RESULTS, environment
+from .regression import RESULTS, environment, write_json
 
 N = 1000
 SHAPES = {"fc1": (40, 784), "fc2": (20, 40), "fc3": (10, 20)}
@@ -329,7 +329,8 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"{dtype} ridge {row['ridge']:<6g} s {row['sparsity']:<5g} "
                 f"objective/best {record['over_best']:.6f}  "
-                f"gap {100 * record['gap']:8.4f} %  cost {record['cost']:.2f}  {record['status']}",
+                f"gap {100 * record['gap']:8.4f} %  cost {record['cost']:.2f}  "
+                f"{record['status']}",
                 flush=True,
             )
             if args.history:
@@ -338,8 +339,7 @@ def main(argv: list[str] | None = None) -> int:
                 "environment": environment({}),
                 "results": list(results.values()),
             }
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(document, indent=1) + "\n")
+            write_json(args.output, document["environment"], document["results"])
     text = markdown(document)
     print(text)
     if args.table:

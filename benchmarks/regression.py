@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -199,6 +200,15 @@ def environment(peers: dict[str, ModuleType]) -> dict:
     }
 
 
+def write_json(path: Path, about: dict, records: Iterable[dict]) -> None:
+    """Write one record a line, so that two files can be compared by eye."""
+    lines = ",\n".join(json.dumps(record) for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'{{"environment": {json.dumps(about)},\n"results": [\n{lines}\n]}}\n'
+    )
+
+
 def one_line(record: dict) -> str:
     """Return a record for the terminal."""
     if record["status"] != "ok":
@@ -252,7 +262,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.merge and args.output.is_file():
         kept = json.loads(args.output.read_text())["results"]
         earlier = {(r["problem"], r["peer"]): r for r in kept}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     workers = {name: Worker(name) for name in peers}
     started = time.perf_counter()
     try:
@@ -263,11 +272,7 @@ def main(argv: list[str] | None = None) -> int:
             ):
                 print(one_line(record), flush=True)
                 earlier[record["problem"], record["peer"]] = record
-            document = {
-                "environment": environment(load_peers()),
-                "results": list(earlier.values()),
-            }
-            args.output.write_text(json.dumps(document, indent=1) + "\n")
+            write_json(args.output, environment(load_peers()), earlier.values())
     finally:
         for worker in workers.values():
             worker.close()
