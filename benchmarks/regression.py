@@ -34,6 +34,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 LONG_FIT = 3.0  # seconds of CPU beyond which a fit is not repeated
 
 
+def roomy_stack() -> None:
+    """Lift the stack's limit: fastsparsegams puts a copy of X there."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
+
+
 class Worker:
     """A peer's process; started when first needed, and again after a time limit."""
 
@@ -55,6 +63,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
+                preexec_fn=roomy_stack if sys.platform == "linux" else None,
             )
             hello = self._read(300)
             if hello["status"] != "ready":

@@ -221,6 +221,7 @@ def draw(results: Results, path: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     colours = {"ours": "tab:red", "heuristic": "tab:blue", "exact": "tab:grey"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
@@ -252,6 +253,10 @@ def draw(results: Results, path: Path) -> None:
             xlabel=f"CPU time over {REFERENCE}'s (geometric mean)",
             ylabel="residual over the best of all (geometric mean)",
         )
+        axis.margins(x=0.25)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axhline(1, color="k", lw=0.5)
         axis.grid(alpha=0.3)
     figure.tight_layout()
