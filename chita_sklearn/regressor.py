@@ -1,0 +1,714 @@
+"""`ChitaRegressor`: least squares with exactly k features.
+
+The scikit-learn side of the house: validate, hand arrays to `chita_sklearn.core`, turn
+the `Solution` into fitted attributes. No numerical work is done here.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from sklearn import config_context, get_config
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from ._compat import (
+    InvalidParameterError,
+    Number,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+    check_same_namespace,
+    float_dtypes,
+    follow,
+    get_namespace,
+    get_namespace_and_device,
+    move_to,
+    refuse_device_arrays,
+    validate_parameter_constraints,
+)
+from .core import SOLVERS, Cardinality, LeastSquares, Solution, Status, solve
+
+Array = Any  # the array API has no settled static type
+
+__all__ = ["ChitaRegressor"]
+
+# What to do about a bad value, after scikit-learn has named parameter, range and value.
+_REMEDIES = {
+    "k": "Pass the number of features as an int (1 or more), a share of them as a "
+    "float (0.1 keeps 10 %), or None for 10 %.",
+    "ridge": "Pass a finite non-negative number; 0 turns the ridge term off.",
+    "coef_prior": "Pass one number per feature, or None for zeros.",
+    "fit_intercept": "Pass True, or False where X and y are centred already.",
+    "solver": "Pass 'auto' unless a certain algorithm is wanted.",
+    "n_restarts": "Pass the number of restarts; 0 turns them off.",
+    "max_iter": "Pass the largest number of iterations of one descent.",
+    "tol": "Pass a finite non-negative number; 0 asks for the last digit.",
+    "warm_start": "Pass True or False.",
+    "random_state": "Pass an int for the same answer at each call.",
+}
+
+
+class ChitaRegressor(
+    CallbackSupportMixin, MultiOutputMixin, RegressorMixin, BaseEstimator
+):
+    r"""Least squares with exactly k features, and a ridge term.
+
+    Minimises over the coefficients :math:`w` and the intercept :math:`c`
+
+    .. math::
+
+        F(w, c) = \frac{1}{2 \sum_i s_i} \sum_i s_i (y_i - x_i w - c)^2
+        + \frac{\mathrm{ridge}}{2} \|w - \mathrm{coef\_prior}\|_2^2
+        \quad \text{subject to} \quad \|w\|_0 \le k
+
+    where :math:`s_i` are the sample weights (1 by default). The loss is a *mean* over
+    the samples, so the meaning of `ridge` does not depend on how many there are; it
+    corresponds to ``alpha = ridge * n_samples`` of
+    :class:`~sklearn.linear_model.Ridge`. The intercept is never penalised.
+
+    All k coefficients are non-zero wherever the data give them a reason to be. With k
+    chosen, nothing shrinks the coefficients but `ridge`: at ``ridge=0`` they are those
+    of ordinary least squares on the chosen features.
+
+    Parameters
+    ----------
+    k : int, float or None, default=None
+        How many features to choose. An int is their number, at least 1; more than
+        there are features means all of them. A float in (0, 1] is a share of the
+        features, rounded to the nearest number and at least 1 (so 1.0 is all of them,
+        and 1 is one). None is 10 %. The number in use is `k_`; `k` stays as given.
+
+    ridge : float, default=1e-4
+        Weight of the ridge term, at least 0. A small positive value makes the answer
+        unique and keeps it finite on duplicated columns. The penalty acts on the
+        coefficients as they are: scale the columns of X to compare them fairly.
+
+    coef_prior : array-like of shape (n_features,) or (n_targets, n_features) \
+            or None, default=None
+        Centre of the ridge term: the coefficients that the data have to argue
+        against. None is zero. A single row serves all targets.
+
+    fit_intercept : bool, default=True
+        Whether to fit the intercept. X and y are centred implicitly: X is neither
+        copied nor written to, and a sparse X stays sparse.
+
+    solver : {"auto", "iht", "swap", ...}, default="auto"
+        How to search for the support.
+
+        - "auto" picks a plan by the shape of the problem; `solver_history_` tells
+          what ran.
+        - "iht" is the published pipeline: iterative hard thresholding with an exact
+          line search on an active set, then the least-squares refit.
+        - "swap" exchanges single features, with an exact refit after each, until no
+          exchange helps.
+
+        The error message for an unknown name lists all.
+
+    n_restarts : int, default=10
+        How many times the best support found is perturbed and improved again. More is
+        slower and never worse.
+
+    max_iter : int, default=100
+        Largest number of iterations of each descent. Reaching it gives a
+        :class:`~sklearn.exceptions.ConvergenceWarning`.
+
+    tol : float, default=1e-4
+        Relative precision at which to stop: of the decrease of the objective from one
+        iteration to the next, and of the certified gap where the solver has one.
+
+    warm_start : bool, default=False
+        Whether to start from the coefficients of the previous fit. They are used where
+        shape, dtype, array library and device are the same as this fit's, and the
+        result is then no worse than their support.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the restarts. Pass an int for the same answer at each call.
+
+    Attributes
+    ----------
+    coef_ : array of shape (n_features,) or (n_targets, n_features)
+        Coefficients. Like all arrays below it has the library, device and dtype of X.
+
+    intercept_ : float or array of shape (n_targets,)
+        Intercept; 0.0 if ``fit_intercept=False``.
+
+    support_ : array of int or list of arrays of int
+        Indices of the non-zero coefficients, ascending. One array per target if y is
+        two-dimensional.
+
+    k_ : int
+        The number of features asked for, at most `n_features_in_`.
+
+    objective_ : float or array of shape (n_targets,)
+        F at the solution. Scalars per fit are Python floats if y is one-dimensional.
+
+    lower_bound_ : float or array of shape (n_targets,)
+        A value that F cannot fall below with k features; nan where none is known.
+
+    gap_ : float or array of shape (n_targets,)
+        ``(objective_ - lower_bound_) / objective_``: 0 proves the solution optimal.
+        nan where no bound is known, 0 where both are 0.
+
+    n_iter_ : int or array of shape (n_targets,)
+        Iterations done, all descents together; at least 1.
+
+    solver_history_ : tuple of str or list of tuples of str
+        What the solver ran, in order, in words.
+
+    n_features_in_ : int
+        Number of features seen during :term:`fit`.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during :term:`fit`. Defined only when `X`
+        has feature names that are all strings.
+
+    See Also
+    --------
+    sklearn.linear_model.OrthogonalMatchingPursuit : Greedy choice of k features.
+    sklearn.linear_model.Lasso : Convex relaxation, with shrunken coefficients.
+    sklearn.linear_model.Ridge : The same objective with all features.
+    sklearn.feature_selection.SelectFromModel : Keep the chosen columns in a pipeline.
+
+    Notes
+    -----
+    **Cost.** With n samples, p features and k of them chosen, one pass over X costs
+    O(n p); a swap step costs O(n p) for the column that enters and O(p k) for
+    scoring all exchanges; a refit costs O(n k min(n, k)). Memory beyond X is O(n k)
+    for the chosen columns and a bounded number of p-vectors; no p x p matrix is formed.
+
+    **Array libraries.** Under ``sklearn.config_context(array_api_dispatch=True)`` (and
+    the environment variable ``SCIPY_ARRAY_API=1``, set before scikit-learn is
+    imported) the fit runs where X is, on NumPy, CuPy or torch, and the attributes are
+    arrays of that library; y, sample_weight and coef_prior are moved to X. Without
+    dispatch scikit-learn turns torch tensors in host memory into NumPy arrays, and
+    arrays in GPU memory are refused with an error that says what to enable.
+    :meth:`to_numpy` brings a fitted estimator back to the host.
+
+    **An interrupted fit.** `fit` discards the previous result when it starts and sets
+    the attributes when it ends. If it raises, or is interrupted, in between, the
+    estimator is not fitted.
+
+    **Selecting features.** ``SelectFromModel(ChitaRegressor(k), threshold=1e-8)`` keeps
+    the chosen features. State the threshold: the default, the mean of the absolute
+    coefficients, drops chosen features whose coefficients are small.
+
+    **Two-dimensional y.** Each target is a problem of its own, with a support of its
+    own, as for :class:`~sklearn.linear_model.OrthogonalMatchingPursuit`.
+
+    References
+    ----------
+    .. [1] R. Benbaki, W. Chen, X. Meng, H. Hazimeh, N. Ponomareva, Z. Zhao and
+       R. Mazumder, "Fast as CHITA: Neural Network Pruning with Combinatorial
+       Optimization", ICML 2023. https://arxiv.org/abs/2302.14623
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from chita_sklearn import ChitaRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 30))
+    >>> y = 3 * X[:, 4] - 2 * X[:, 11] + X[:, 20] + 0.1 * rng.standard_normal(100)
+    >>> model = ChitaRegressor(k=3, random_state=0).fit(X, y)
+    >>> model.support_
+    array([ 4, 11, 20])
+    >>> model.coef_[model.support_].round(1)
+    array([ 3., -2.,  1.])
+    >>> round(model.score(X, y), 3)
+    0.999
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012 (scikit-learn's own protocol)
+        "k": [
+            Number(Integral, 1, None, closed="left"),
+            Number(Real, 0, 1, closed="right"),
+            None,
+        ],
+        "ridge": [Number(Real, 0, None, closed="left")],
+        "coef_prior": ["array-like", None],
+        "fit_intercept": ["boolean"],
+        "solver": [StrOptions(set(SOLVERS))],
+        "n_restarts": [Number(Integral, 0, None, closed="left")],
+        "max_iter": [Number(Integral, 1, None, closed="left")],
+        "tol": [Number(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        k: int | float | None = None,
+        ridge: float = 1e-4,
+        *,
+        coef_prior: Array | None = None,
+        fit_intercept: bool = True,
+        solver: str = "auto",
+        n_restarts: int = 10,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.k = k
+        self.ridge = ridge
+        self.coef_prior = coef_prior
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.n_restarts = n_restarts
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChitaRegressor:
+        """Choose k features and fit their coefficients.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data; never written to. float32 is kept, other types become
+            float64. scipy.sparse matrices are used as CSC and never made dense.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Target values; moved to the array library, device and dtype of X.
+
+        sample_weight : float or array-like of shape (n_samples,), default=None
+            Weights, at least 0 and not all 0. A weight of 2 is the sample twice, a
+            weight of 0 is the sample left out.
+
+        Returns
+        -------
+        ChitaRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For a parameter out of range; NaN or infinity in X, y, `sample_weight` or
+            `coef_prior`; empty X; lengths that do not match; weights that are
+            negative or all zero; an objective too large for the floating-point type.
+        TypeError
+            For a parameter of the wrong type, a sparse y, or an array in GPU memory
+            without array API dispatch.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` was reached while the solution was still improving.
+        UserWarning
+            If ``ridge=0`` and the chosen columns are linearly dependent, so that the
+            coefficients are not unique.
+        """
+        previous = getattr(self, "coef_", None) if self.warm_start else None
+        self._forget()
+        # Callbacks score the model on what the caller passed, feature names and all.
+        call = {
+            "estimator": self,
+            "X": X,
+            "y": y,
+            "metadata": None
+            if sample_weight is None
+            else {"sample_weight": sample_weight},
+        }
+        X, y, sample_weight, xp = self._validated(X, y, sample_weight)
+        n_features = int(X.shape[1])
+        n_targets = 1 if y.ndim == 1 else int(y.shape[1])
+        targets = [y] if y.ndim == 1 else [y[:, t] for t in range(n_targets)]
+        k = _resolved_k(self.k, n_features)
+        priors = _checked_priors(self.coef_prior, X, y, xp)
+        starts = _usable_starts(previous, X, y)
+        # One seed for all targets: each gets what a fit of its own would give it.
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+
+        context = self._init_callback_context(
+            max_subtasks=None if n_targets == 1 else n_targets
+        )
+        context.call_on_fit_task_begin(**call)
+        coefs: list[Array] = []
+        intercepts: list[float] = []
+        solutions: list[Solution] = []
+        for target, prior, start in zip(targets, priors, starts, strict=True):
+            problem = LeastSquares(
+                X,
+                target,
+                ridge=float(self.ridge),
+                prior=prior,
+                sample_weight=sample_weight,
+                fit_intercept=bool(self.fit_intercept),
+            )
+
+            def so_far(coef: Array, problem: LeastSquares = problem) -> dict[str, Any]:
+                """Attributes as if the fit ended now, with `coef` for this target.
+
+                Targets not reached yet predict a constant.
+                """
+                coef = xp.astype(coef, X.dtype, copy=False)
+                rest = n_targets - len(coefs) - 1
+                return _linear_attributes(
+                    [*coefs, coef, *[xp.zeros_like(coef)] * rest],
+                    [*intercepts, problem.intercept(coef), *[0.0] * rest],
+                    X,
+                    y,
+                    xp,
+                )
+
+            task = context
+            if n_targets > 1:
+                task = context.subcontext(task_name="target", max_subtasks=None)
+                task.call_on_fit_task_begin(**call)
+            solution = solve(
+                problem,
+                Cardinality(k),
+                solver=self.solver,
+                start=start,
+                n_restarts=int(self.n_restarts),
+                max_iter=int(self.max_iter),
+                tol=float(self.tol),
+                random_state=int(seed),
+                on_step=self._on_step(task, call, so_far),
+            )
+            if not math.isfinite(solution.objective):
+                msg = (
+                    f"The objective is {solution.objective}: the squares of X or y "
+                    "are too large for floating-point numbers. Scale the columns of X "
+                    "and y, for example with sklearn.preprocessing.StandardScaler."
+                )
+                raise ValueError(msg)
+            if n_targets > 1:
+                # A request to stop ends the search for this target only: every
+                # target needs coefficients.
+                task.call_on_fit_task_end(
+                    **call, reconstruction_attributes=partial(so_far, solution.coef)
+                )
+            coefs.append(solution.coef)
+            intercepts.append(problem.intercept(solution.coef))
+            solutions.append(solution)
+
+        self._warn(solutions)
+        fitted = {
+            **_linear_attributes(coefs, intercepts, X, y, xp),
+            **_record(solutions, problem.n, coefs[0], y, xp),
+            "k_": k,
+        }
+        context.call_on_fit_task_end(**call, reconstruction_attributes=fitted)
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        return self
+
+    def _validated(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[Any, Array, Array | None, Any]:
+        """Bring the data to X's array library, device and dtype; raise if unfit."""
+        refuse_device_arrays(
+            type(self).__name__,
+            X=X,
+            y=y,
+            sample_weight=sample_weight,
+            coef_prior=self.coef_prior,
+        )
+        if scipy.sparse.issparse(y):
+            msg = "y is sparse; a dense array is needed. Pass y.toarray()."
+            raise TypeError(msg)
+        xp, _, device = get_namespace_and_device(X)
+        y, sample_weight = (follow(a, xp, device) for a in (y, sample_weight))
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csc",
+            dtype=float_dtypes(xp, device),
+            multi_output=True,
+            y_numeric=True,
+        )
+        if scipy.sparse.issparse(X) and not X.has_canonical_format:
+            X = X.copy()  # the caller's matrix is not ours to tidy up
+            X.sum_duplicates()
+        y = xp.astype(y, X.dtype, copy=False)
+        return X, y, _checked_weights(sample_weight, X, xp), xp
+
+    def predict(self, X: Any) -> Array:
+        """Predict with the linear model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Samples, of the array library and device of the training data.
+
+        Returns
+        -------
+        array of shape (n_samples,) or (n_samples, n_targets)
+            Predicted values, in the dtype of X.
+        """
+        check_is_fitted(self)
+        refuse_device_arrays(type(self).__name__, X=X)
+        check_same_namespace(X, self, attribute="coef_", method="predict")
+        dispatch = get_config()["array_api_dispatch"]
+        if not dispatch and not isinstance(self.coef_, np.ndarray):
+            library = type(self.coef_).__module__.split(".")[0]
+            msg = (
+                f"This {type(self).__name__} was fitted on {library} arrays, and "
+                "array API dispatch is off now. Enable it with "
+                "sklearn.set_config(array_api_dispatch=True), or predict with the "
+                "copy on the host that to_numpy() returns."
+            )
+            raise ValueError(msg)
+        xp, _, device = get_namespace_and_device(X)
+        X = validate_data(
+            self,
+            X,
+            accept_sparse=("csr", "csc"),
+            dtype=float_dtypes(xp, device),
+            reset=False,
+        )
+        coef = xp.astype(self.coef_, X.dtype, copy=False)
+        intercept = xp.asarray(self.intercept_, dtype=X.dtype)
+        return X @ (coef if coef.ndim == 1 else coef.T) + intercept
+
+    def get_support(self, indices: bool = False) -> Array:
+        """Return the chosen features.
+
+        Parameters
+        ----------
+        indices : bool, default=False
+            Return indices instead of a mask.
+
+        Returns
+        -------
+        array of bool, or what `support_` holds
+            A mask of shape (n_features,), or (n_targets, n_features) for a
+            two-dimensional y; with ``indices=True``, `support_`.
+        """
+        check_is_fitted(self)
+        return self.support_ if indices else self.coef_ != 0
+
+    def to_numpy(self) -> ChitaRegressor:
+        """Return a fitted copy on the host, with NumPy attributes.
+
+        For an estimator that was fitted on a GPU: the copy predicts on NumPy arrays,
+        and its pickle opens on a machine without one.
+
+        Returns
+        -------
+        ChitaRegressor
+            A copy with the same parameters and the same fitted values. It shares no
+            memory with this one.
+        """
+        check_is_fitted(self)
+        host = clone(self)
+        with config_context(array_api_dispatch=True):
+            for name, value in vars(self).items():
+                setattr(host, name, _on_host(value))
+        return host
+
+    def __sklearn_tags__(self) -> Tags:
+        """Declare sparse input and array API support."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether a fit has ended: `n_features_in_` alone, set early, is not enough."""
+        return hasattr(self, "coef_")
+
+    def _validate_params(self) -> None:
+        """Check the constructor's parameters; each error ends with a remedy."""
+        for name, value in self.get_params(deep=False).items():
+            try:
+                validate_parameter_constraints(
+                    self._parameter_constraints, {name: value}, type(self).__name__
+                )
+            except InvalidParameterError as error:
+                msg = f"{error} {_REMEDIES.get(name, '')}".rstrip()
+                raise InvalidParameterError(msg) from None
+
+    def _forget(self) -> None:
+        """Drop everything a previous fit has set."""
+        for name in [v for v in vars(self) if v.endswith("_") and v[0] != "_"]:
+            delattr(self, name)
+
+    def _on_step(
+        self, task: Any, call: dict[str, Any], so_far: Callable[[Array], dict[str, Any]]
+    ) -> Callable[[Array], bool] | None:
+        """Return the solver's hook: one callback task a step; None without callbacks.
+
+        The solver knows nothing of scikit-learn, and pays nothing where nobody looks.
+        """
+        if not getattr(self, "_skl_callbacks", None):
+            return None
+
+        def on_step(coef: Array) -> bool:
+            step = task.subcontext(task_name="step")
+            step.call_on_fit_task_begin(**call)
+            return step.call_on_fit_task_end(
+                **call, reconstruction_attributes=partial(so_far, coef)
+            )
+
+        return on_step
+
+    def _warn(self, solutions: list[Solution]) -> None:
+        """Warn of what the solver could not do: the one place where it is said."""
+        for status, category in (
+            (Status.MAX_ITER, ConvergenceWarning),
+            (Status.NOT_UNIQUE, UserWarning),
+        ):
+            count = sum(solution.status is status for solution in solutions)
+            if count:
+                where = f" ({count} of {len(solutions)} targets)"
+                text = status.value + (where if len(solutions) > 1 else "")
+                # Out of here, fit and its two decorators: to the caller's line.
+                warnings.warn(text, category, stacklevel=5)
+
+
+def _resolved_k(k: int | float | None, n_features: int) -> int:
+    """`k` as a number of features, between 1 and all of them."""
+    if k is None:
+        k = 0.1
+    if not isinstance(k, Integral):
+        k = round(float(k) * n_features)
+    return min(max(int(k), 1), n_features)
+
+
+def _checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
+    """Sample weights in X's dtype: finite, non-negative, not all zero; None stays."""
+    if sample_weight is None:
+        return None
+    sample_weight = _check_sample_weight(
+        sample_weight, X, dtype=X.dtype, allow_all_zero_weights=True
+    )
+    least, largest = float(xp.min(sample_weight)), float(xp.max(sample_weight))
+    if least < 0:
+        msg = (
+            f"sample_weight has a negative entry, {least:g}. Weights must be in "
+            "[0, inf); 0 leaves a sample out."
+        )
+        raise ValueError(msg)
+    if largest == 0:
+        msg = (
+            "The entries of sample_weight are all zero, so no sample is left to fit; "
+            "at least one must be in (0, inf). Pass sample_weight=None to weigh all "
+            "samples equally."
+        )
+        raise ValueError(msg)
+    return sample_weight
+
+
+def _checked_priors(prior: Any, X: Any, y: Array, xp: Any) -> list[Array | None]:
+    """`coef_prior` for each target: a vector in X's dtype, or None."""
+    n_features, n_targets = int(X.shape[1]), 1 if y.ndim == 1 else int(y.shape[1])
+    if prior is None:
+        return [None] * n_targets
+    _, _, device = get_namespace_and_device(X)
+    prior = check_array(
+        follow(prior, xp, device),
+        dtype=X.dtype,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        input_name="coef_prior",
+    )
+    shapes: list[tuple[int, ...]] = [(n_features,)]
+    if y.ndim == 2:
+        shapes.append((n_targets, n_features))
+    if tuple(prior.shape) not in shapes:
+        msg = (
+            f"coef_prior has shape {tuple(prior.shape)}; it must be "
+            f"{' or '.join(map(str, shapes))}. Pass one number for each of the "
+            f"{n_features} features of X, or None for zeros."
+        )
+        raise ValueError(msg)
+    if not bool(xp.all(xp.isfinite(prior))):
+        msg = (
+            "coef_prior contains NaN or infinity; its entries must be finite. Use 0 "
+            "where no prior value is known."
+        )
+        raise ValueError(msg)
+    return [prior if prior.ndim == 1 else prior[t, :] for t in range(n_targets)]
+
+
+def _usable_starts(previous: Array | None, X: Any, y: Array) -> list[Array | None]:
+    """Coefficients of the previous fit, one per target, where they suit this one."""
+    n_targets = 1 if y.ndim == 1 else int(y.shape[1])
+    shape = (int(X.shape[1]),) if y.ndim == 1 else (n_targets, int(X.shape[1]))
+    # y stands for X, which has no device where it is sparse. Types are compared as
+    # well: without dispatch every namespace and device reads as NumPy's.
+    suits = (
+        previous is not None
+        and tuple(previous.shape) == shape
+        and isinstance(previous, np.ndarray) == isinstance(y, np.ndarray)
+        and get_namespace_and_device(previous) == get_namespace_and_device(y)
+        and previous.dtype == X.dtype
+    )
+    if previous is None or not suits:
+        return [None] * n_targets
+    return [previous if y.ndim == 1 else previous[t, :] for t in range(n_targets)]
+
+
+def _linear_attributes(
+    coefs: list[Array], intercepts: list[float], X: Any, y: Array, xp: Any
+) -> dict[str, Any]:
+    """`coef_` and `intercept_` in X's dtype, by the number of dimensions of y."""
+    coef = xp.astype(xp.stack(coefs), X.dtype, copy=False)
+    intercept = xp.asarray(intercepts, dtype=coef.dtype, device=coef.device)
+    if y.ndim == 1:
+        coef, intercept = coef[0, :], intercept[0]
+    return {"coef_": coef, "intercept_": intercept}
+
+
+def _record(
+    solutions: list[Solution], n: float, coef: Array, y: Array, xp: Any
+) -> dict[str, Any]:
+    """Support and statistics; the solver counts in units of n F, we in F."""
+    supports = [xp.nonzero(s.coef != 0)[0] for s in solutions]
+    histories = [s.history for s in solutions]
+    n_iters = [int(s.n_iter) for s in solutions]
+    objectives = [s.objective / n for s in solutions]
+    # F is never negative, so where it is 0 the bound is known whoever has looked.
+    bounds = [s.lower_bound / n if s.objective != 0 else 0.0 for s in solutions]
+    gaps = [
+        (f - bound) / f if f != bound else 0.0
+        for f, bound in zip(objectives, bounds, strict=True)
+    ]
+    record = {
+        "support_": supports,
+        "solver_history_": histories,
+        "n_iter_": n_iters,
+        "objective_": objectives,
+        "lower_bound_": bounds,
+        "gap_": gaps,
+    }
+    if y.ndim == 1:
+        return {name: values[0] for name, values in record.items()}
+    # Objectives that float32 would round are kept in the widest type there is.
+    wide = float_dtypes(xp, coef.device)[0]
+    for name in ("objective_", "lower_bound_", "gap_"):
+        record[name] = xp.asarray(record[name], dtype=wide, device=coef.device)
+    record["n_iter_"] = xp.asarray(n_iters, dtype=xp.int64, device=coef.device)
+    return record
+
+
+def _on_host(value: Any) -> Any:
+    """Copy an attribute to NumPy; what is no array stays as it is."""
+    if isinstance(value, list):
+        return [_on_host(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if not hasattr(value, "__dlpack__"):
+        return value
+    host = move_to(value, xp=get_namespace(np.empty(0))[0], device="cpu")
+    return np.array(host)[()]  # a 0-d array becomes a NumPy scalar
