@@ -1,0 +1,106 @@
+"""scikit-learn's own checks on the estimator, and that none of them sleeps."""
+
+import inspect
+import os
+
+import numpy as np
+import pytest
+from numpydoc.validate import validate
+from sklearn import config_context
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import (
+    check_array_api_input,
+    parametrize_with_checks,
+)
+
+from chita_sklearn import ChitaRegressor
+
+
+@parametrize_with_checks(
+    [
+        ChitaRegressor(),
+        ChitaRegressor(k=3, ridge=0.1, n_restarts=2),
+        ChitaRegressor(k=0.5, solver="iht"),
+        ChitaRegressor(k=3, solver="swap", n_restarts=0),
+    ]
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def test_array_api_dispatch_is_possible_in_this_session():
+    # Without it the array API checks above skip silently, and all looks green.
+    assert os.environ.get("SCIPY_ARRAY_API") == "1"
+    with config_context(array_api_dispatch=True):
+        ChitaRegressor().fit(np.eye(3), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("namespace", "device", "dtype"),
+    [
+        ("numpy", None, None),
+        ("array_api_strict", "CPU_DEVICE", "float64"),
+        ("array_api_strict", "device1", "float32"),
+    ],
+)
+def test_array_api_checks_run(namespace, device, dtype):
+    # Called directly, so that a check that skips itself would show as skipped here.
+    check_array_api_input(
+        "ChitaRegressor",
+        ChitaRegressor(),
+        array_namespace=namespace,
+        device_name=device,
+        dtype_name=dtype,
+    )
+
+
+def test_tags_tell_what_is_supported():
+    tags = get_tags(ChitaRegressor())
+    assert tags.array_api_support
+    assert tags.input_tags.sparse
+    assert not tags.input_tags.allow_nan
+    assert tags.target_tags.multi_output
+    assert not tags.regressor_tags.poor_score
+    assert not tags.non_deterministic
+
+
+def test_init_stores_its_parameters_and_nothing_else():
+    signature = inspect.signature(ChitaRegressor.__init__)
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    }
+    assert vars(ChitaRegressor()) == defaults
+
+
+def test_every_parameter_is_validated():
+    parameters = ChitaRegressor().get_params()
+    assert set(ChitaRegressor._parameter_constraints) == set(parameters)
+
+
+@pytest.mark.parametrize("name", list(ChitaRegressor().get_params()))
+def test_a_parameter_of_no_sensible_type_is_refused_with_a_remedy(name):
+    model = ChitaRegressor(**{name: object()})
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"'{name}' parameter.*Got.*instead\. Pass"
+    ):
+        model.fit(np.eye(3), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ChitaRegressor",
+        *(
+            f"ChitaRegressor.{method}"
+            for method in ("fit", "predict", "get_support", "to_numpy")
+        ),
+    ],
+)
+def test_docstring_follows_numpydoc(name):
+    report = validate(f"chita_sklearn.regressor.{name}")
+    # No examples, extended summary or see-also for each method.
+    expected = {"EX01", "ES01", "SA01"}
+    errors = [error for error in report["errors"] if error[0] not in expected]
+    assert not errors

@@ -1,0 +1,177 @@
+"""The default solver against exhaustive search, on every support of small problems.
+
+The oracle shares no code with the library: it stacks the weighted rows, a column of
+ones for the intercept and sqrt(mu) I for the ridge term, and calls numpy's lstsq for
+each support.
+"""
+
+import itertools
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from sklearn.linear_model import OrthogonalMatchingPursuit
+
+from chita_sklearn import ChitaRegressor
+
+N_PROBLEMS = 240
+
+
+@dataclass
+class Problem:
+    X: np.ndarray
+    y: np.ndarray
+    ridge: float
+    prior: np.ndarray | None
+    weights: np.ndarray | None
+    intercept: bool
+    hard: bool  # correlation >= 0.9 and a signal-to-noise ratio <= 1
+
+    @property
+    def scale(self):
+        """F at w = 0 without intercept: what rounding is compared with."""
+        return 0.5 * float(np.mean(self.y**2)) + 1e-300
+
+    def objective(self, support):
+        """Smallest F with non-zeros in `support` only."""
+        n, p = self.X.shape
+        s = np.ones(n) if self.weights is None else self.weights
+        prior = np.zeros(p) if self.prior is None else self.prior
+        support = list(support)
+        root, mu = np.sqrt(s)[:, None], s.sum() * self.ridge
+        rows = (
+            [self.X[:, support], np.ones((n, 1))]
+            if self.intercept
+            else [self.X[:, support]]
+        )
+        A = root * np.hstack(rows)
+        b = root[:, 0] * self.y
+        penalty = np.zeros((len(support), A.shape[1]))
+        penalty[:, : len(support)] = np.sqrt(mu) * np.eye(len(support))
+        A = np.vstack([A, penalty])
+        b = np.concatenate([b, np.sqrt(mu) * prior[support]])
+        w = np.linalg.lstsq(A, b, rcond=None)[0]
+        outside = np.delete(prior, support)
+        return (np.sum((b - A @ w) ** 2) + mu * np.sum(outside**2)) / (2 * s.sum())
+
+    def best_objectives(self):
+        """The optimum of F for k = 1..p: all 2^p supports."""
+        p = self.X.shape[1]
+        return {
+            k: min(self.objective(S) for S in itertools.combinations(range(p), k))
+            for k in range(1, p + 1)
+        }
+
+    def omp_objective(self, k):
+        """F of the support that OMP finds on the same rows, re-solved."""
+        s = np.ones(len(self.y)) if self.weights is None else self.weights
+        X, y = self.X, self.y
+        if self.intercept:
+            X, y = X - s @ X / s.sum(), y - s @ y / s.sum()
+        root = np.sqrt(s)
+        omp = OrthogonalMatchingPursuit(n_nonzero_coefs=k, fit_intercept=False)
+        with warnings.catch_warnings():
+            # OMP stops early at duplicated columns, and says so.
+            warnings.simplefilter("ignore")
+            omp.fit(root[:, None] * X, root * y)
+        return self.objective(np.flatnonzero(omp.coef_))
+
+
+def random_problem(seed):
+    """Every combination of options comes up; every second problem is a hard one."""
+    rng = np.random.default_rng(seed)
+    hard = seed % 2 == 0
+    p = int(rng.choice([3, 5, 6, 7, 8, 9, 10, 12]))
+    n = int(rng.integers(max(3, p // 2), 5 * p))
+    rho = rng.uniform(0.9, 0.98) if hard else rng.uniform(0, 0.7)
+    X = np.sqrt(rho) * rng.standard_normal((n, 1)) + np.sqrt(
+        1 - rho
+    ) * rng.standard_normal((n, p))
+    X = X * rng.uniform(0.5, 2, p) + rng.normal(0, 3, p)
+    if seed % 5 == 0:
+        X[:, p - 1] = X[:, 0]
+    truth = np.where(rng.random(p) < 0.5, rng.normal(0, 1, p), 0.0)
+    signal = X @ truth
+    noise = rng.standard_normal(n)
+    snr = rng.uniform(0.2, 1.0) if hard else rng.uniform(2, 50)
+    noise *= np.sqrt(max(np.var(signal), 0.1) / snr)
+    options = rng.random(4) < 0.5
+    return Problem(
+        X=X,
+        y=signal + noise + rng.normal(0, 2),
+        ridge=float(10 ** rng.uniform(-4, 0)) if options[0] else 0.0,
+        prior=rng.standard_normal(p) if options[1] else None,
+        weights=rng.uniform(0.1, 3, n) if options[2] else None,
+        intercept=bool(options[3]),
+        hard=hard,
+    )
+
+
+@pytest.fixture(scope="module")
+def results():
+    """(problem, k, our objective, the optimum, OMP's) for all problems and all k."""
+    rows = []
+    for seed in range(N_PROBLEMS):
+        problem = random_problem(seed)
+        best = problem.best_objectives()
+        for k, optimum in best.items():
+            model = ChitaRegressor(
+                k,
+                problem.ridge,
+                coef_prior=problem.prior,
+                fit_intercept=problem.intercept,
+                random_state=0,
+            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*linearly dependent.*")
+                model.fit(problem.X, problem.y, sample_weight=problem.weights)
+            rows.append((seed, problem, k, model, optimum, problem.omp_objective(k)))
+    return rows
+
+
+def test_the_problems_are_what_they_are_said_to_be(results):
+    problems = {seed: problem for seed, problem, *_ in results}
+    assert len(problems) >= 200
+    hard = [problem for problem in problems.values() if problem.hard]
+    assert len(hard) >= len(problems) / 2
+    for option in ("prior", "weights"):
+        given = sum(getattr(p, option) is not None for p in problems.values())
+        assert 0.3 < given / len(problems) < 0.7
+    assert 0.3 < np.mean([p.ridge > 0 for p in problems.values()]) < 0.7
+    assert 0.3 < np.mean([p.intercept for p in problems.values()]) < 0.7
+
+
+def test_support_is_exhaustive_optimum_for_small_p(results):
+    missed = [
+        (seed, k, model.objective_ / optimum - 1)
+        for seed, problem, k, model, optimum, _ in results
+        if model.objective_ > optimum * (1 + 1e-7) + 1e-10 * problem.scale
+    ]
+    assert len(missed) <= 0.01 * len(results), missed
+
+
+def test_objective_never_exceeds_that_of_omps_support(results):
+    worse = [
+        (seed, k, model.objective_ / omp - 1)
+        for seed, problem, k, model, _, omp in results
+        if model.objective_ > omp * (1 + 1e-9) + 1e-10 * problem.scale
+    ]
+    assert not worse
+
+
+def test_objective_is_reached_by_its_support(results):
+    # Neither better than the support allows (a wrong objective_) nor worse (no refit).
+    for _, problem, k, model, optimum, _ in results:
+        assert len(model.support_) <= k
+        exact = problem.objective(model.support_)
+        slack = 1e-7 * exact + 1e-9 * problem.scale
+        assert model.objective_ == pytest.approx(exact, abs=slack)
+        assert model.objective_ >= optimum - slack
+
+
+def test_lower_bound_is_below_the_optimum(results):
+    for _, problem, _, model, optimum, _ in results:
+        if not np.isnan(model.lower_bound_):
+            assert model.lower_bound_ <= optimum * (1 + 1e-9) + 1e-10 * problem.scale
+            assert model.gap_ >= -1e-9
