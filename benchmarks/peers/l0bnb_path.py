@@ -15,6 +15,7 @@ def limit(n, p, k):
 
 
 def fit(X, y, k):
+    np.Inf = np.inf  # noqa: NPY201 - it predates NumPy 2
     from l0bnb import fit_path
 
     # It scales columns and y to unit norm; the ridge is in those units.
