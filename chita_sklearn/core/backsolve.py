@@ -1,0 +1,264 @@
+"""Backsolve: the exact minimiser of n F on a given support (the paper's Alg. 5).
+
+On the support S, with d = b - A_S w_bar_S and delta = w_S - w_bar_S,
+
+    s <= n :  (A_S'A_S + mu I) delta = A_S' d                     Cholesky, s x s
+    s >  n :  (A_S A_S' + mu I) x = d,   delta = A_S' x           Woodbury, n x n
+
+and the residual is b - A w = d - A_S delta = mu x. The n x n Gram is kept from one call
+to the next and updated by the columns that entered or left.
+
+More generally each coordinate may carry a weight z_j in [0, 1], the ridge on it being
+mu/2 (w_j - z_j w_bar_j)^2 / z_j: the perspective relaxation that `dual` needs, with
+A diag(z) A' in the place of A_S A_S'. Weights of 0 and 1 are a support.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import NamedTuple
+
+from .arrays import (
+    Array,
+    NotPositiveDefiniteError,
+    array_namespace,
+    cholesky,
+    cholesky_solve,
+    device,
+    indices,
+    scatter,
+)
+from .problem import LeastSquares
+from .solution import Solution, Status
+
+REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
+SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
+ACCURACY = 1e-12  # of the s x s systems: residual over right-hand side
+
+
+class Minimiser(NamedTuple):
+    """The minimiser of n F on a support, and what came with it."""
+
+    w: Array | None  # shape (p,); None where not asked for
+    r: Array  # b - A w, shape (n_rows,)
+    u: Array | None  # A'r, shape (p,), where the route computes it anyway
+
+
+class Backsolver:
+    """Minimisers of n F on one support after another.
+
+    Parameters
+    ----------
+    problem : LeastSquares
+        The quadratic.
+    size : int or None, default=None
+        How large the supports will be. From 2 size >= n on, every support is solved
+        through n x n, whose Gram is then kept and updated; None decides anew each time,
+        by s > n.
+    rough : bool, default=False
+        Form the n x n Gram in float32, at half the time. `solve` makes up for it by
+        iterative refinement unless told not to; for mu well above the rounding of the
+        Gram.
+
+    Attributes
+    ----------
+    damping : float
+        What was added to mu in the last factorisation to make it succeed; usually 0.
+
+    Notes
+    -----
+    Time for s <= n: O(n s^2); for s > n: O(n^2 c + n^3 + n p), where c columns changed
+    since the last call. Memory: A_S (s <= n), or an n x n Gram (s > n).
+    """
+
+    def __init__(
+        self, problem: LeastSquares, size: int | None = None, rough: bool = False
+    ) -> None:
+        self.problem = problem
+        self.damping = 0.0
+        self._rough = rough
+        self._keeps = size is not None and 2 * size >= problem.n_rows
+        self._z: Array | None = None  # the weights, and what was formed with them:
+        self._G: Array | None = None  # A Z A'
+        self._centre: Array | None = None  # A Z w_bar
+        if self._keeps and problem.grams is not None:
+            self._z, self._G, self._rough = problem.grams
+            if problem.prior is not None:
+                self._centre = problem.matvec(self._z * problem.prior)
+
+    def __call__(self, z: Array) -> Minimiser:
+        """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""
+        return self.update(z).solve()
+
+    def update(self, z: Array) -> Backsolver:
+        """Take the weights z, and bring A Z A' and A Z w_bar to them."""
+        problem, xp, prior = self.problem, self.problem.xp, self.problem.prior
+        z = xp.astype(z, xp.float64, copy=False)
+        S = indices(z > 0)
+        if not (self._keeps or S.shape[0] > problem.n_rows):
+            self._z, self._G, self._centre = z, None, None
+            return self
+        moved = None
+        if self._G is not None:
+            change = z - self._z
+            moved = indices(change != 0)
+        if moved is None or 2 * moved.shape[0] > S.shape[0]:
+            weights = xp.take(z, S)
+            scale = None if _all_ones(weights) else weights
+            self._G = problem.outer_gram(S, scale, self._rough)
+            if prior is not None:
+                self._centre = problem.matvec(z * prior)
+        elif moved.shape[0]:
+            # Two symmetric products instead of one with signs: each at half the cost.
+            for sign in (1.0, -1.0):
+                part = indices(sign * change > 0)
+                size = sign * xp.take(change, part)
+                scale = None if _all_ones(size) else size
+                self._G = self._G + sign * problem.outer_gram(part, scale, self._rough)
+            if prior is not None:
+                self._centre = self._centre + problem.matvec(change * prior)
+        self._z = z
+        return self
+
+    def mix(self, other: Backsolver, share: float) -> Backsolver:
+        """Take the weights (1 - share) z + share other.z.
+
+        The Gram is linear in the weights: where both hold one, no product with A is
+        needed to form the mixture's.
+        """
+        self._z = (1.0 - share) * self._z + share * other._z
+        if self._G is not None:
+            self._G = (1.0 - share) * self._G + share * other._G
+        if self._centre is not None:
+            self._centre = (1.0 - share) * self._centre + share * other._centre
+        return self
+
+    def solve(self, exact: bool = True) -> Minimiser:
+        """Minimise n F with the weights held.
+
+        `exact=False` skips the refinement: the coefficients are then nearly optimal,
+        the residual only nearly theirs.
+        """
+        z = self._z
+        if self._G is not None:
+            return self._wide(z, exact)
+        S = indices(z > 0)
+        if S.shape[0] == 0:
+            return Minimiser(self.problem.zeros(self.problem.p), self.problem.b, None)
+        return self._tall(S, self.problem.xp.take(z, S))
+
+    @property
+    def weights(self) -> Array:
+        """The weights z held."""
+        return self._z
+
+    def copy(self) -> Backsolver:
+        """Another solver in the same state; the arrays are shared, never written to."""
+        return copy.copy(self)
+
+    def keep(self) -> None:
+        """Leave the Gram with the problem, for the next solver of the same A."""
+        if self._keeps:
+            self.problem.grams = (self._z, self._G, self._rough)
+
+    def _tall(self, S: Array, z_S: Array) -> Minimiser:
+        # In v = delta / sqrt(z) the ridge is mu/2 ||v||^2 and the columns sqrt(z) a.
+        problem = self.problem
+        root = problem.xp.sqrt(z_S)
+        B = problem.columns(S)
+        B *= root
+        d = problem.b
+        if problem.prior is not None:
+            prior = problem.xp.take(problem.prior, S)
+            d = d - B @ (root * prior)
+        v, self.damping = ridge_solve(B, d, problem.mu)
+        w = root * v
+        if problem.prior is not None:
+            w = w + z_S * prior
+        return Minimiser(scatter(problem.p, S, w), d - B @ v, None)
+
+    def _wide(self, z: Array, exact: bool) -> Minimiser:
+        problem, mu, xp = self.problem, self.problem.mu, self.problem.xp
+        d = problem.b if self._centre is None else problem.b - self._centre
+        L, self.damping = damped_cholesky(self._G, mu)
+        x = cholesky_solve(L, d)
+        if not exact:
+            x = mu * x
+            return Minimiser(None, x, problem.rmatvec(x, rough=self._rough))
+        # Refine against A itself, which also tells the residual as it is. An x whose
+        # equation is off by `lost` is worse than the best by at most ||lost||^2 / 2 mu,
+        # of a minimum of mu d'x / 2.
+        for _ in range(REFINEMENTS):
+            u = problem.rmatvec(x)
+            r = d - problem.matvec(z * u)
+            lost = r - mu * x
+            if float(lost @ lost) <= SUBOPTIMAL * mu**2 * float(d @ x):
+                break
+            x = x + cholesky_solve(L, lost)
+        w = z * u if problem.prior is None else z * (u + problem.prior)
+        return Minimiser(w, r, None)
+
+
+def _all_ones(x: Array) -> bool:
+    return bool(array_namespace(x).all(x == 1))
+
+
+def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
+    """Cholesky factor of G + (mu + damping) I, with the least damping that works.
+
+    The damping is 0, or starts at rounding level and grows tenfold each try.
+    """
+    xp = array_namespace(G)
+    size = G.shape[0]
+    identity = xp.eye(size, dtype=G.dtype, device=device(G))
+    least = 8 * size * float(xp.finfo(G.dtype).eps)
+    least *= float(xp.max(xp.abs(xp.linalg.diagonal(G)))) or 1.0
+    damping = 0.0
+    while True:
+        try:
+            return cholesky(G + (mu + damping) * identity), damping
+        except NotPositiveDefiniteError:
+            damping = max(10 * damping, least)
+            if not damping < float("inf"):
+                raise
+
+
+def ridge_solve(B: Array, d: Array, mu: float) -> tuple[Array, float]:
+    """Minimise 1/2 ||d - B x||^2 + mu/2 ||x||^2; return x and the damping used.
+
+    By Cholesky and iterative refinement against B, which makes up for the squared
+    condition number. With mu = 0 and dependent columns the damped factor and its
+    refinement give a minimiser of nearly the smallest norm.
+    """
+    xp = array_namespace(B)
+    Bt = xp.matrix_transpose(B)
+    rhs = Bt @ d
+    L, damping = damped_cholesky(Bt @ B, mu)
+    x = cholesky_solve(L, rhs)
+    scale = float(xp.linalg.vector_norm(rhs))
+    last = float("inf")
+    for _ in range(REFINEMENTS):
+        lost = Bt @ (d - B @ x) - mu * x
+        error = float(xp.linalg.vector_norm(lost))
+        if error <= ACCURACY * scale or error > 0.5 * last:
+            break
+        x, last = x + cholesky_solve(L, lost), error
+    return x, damping
+
+
+def backsolve(
+    problem: LeastSquares, solution: Solution, solver: Backsolver | None = None
+) -> Solution:
+    """Replace the coefficients on the solution's support by the best ones.
+
+    Monotone: the given solution comes back where rounding leaves no improvement.
+    """
+    solver = Backsolver(problem) if solver is None else solver
+    w, r, _ = solver(solution.support)
+    objective = 0.5 * float(r @ r) + problem.penalty(w)
+    if not objective < solution.objective:
+        return solution
+    dependent = problem.mu == 0 and solver.damping > 0
+    status = Status.NOT_UNIQUE if dependent else solution.status
+    return replace(solution, coef=w, objective=objective, status=status)

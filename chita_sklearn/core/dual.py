@@ -1,0 +1,219 @@
+"""Dual ascent: a certificate of how far from the optimum a solution can be.
+
+For any alpha in R^n, with u = A'alpha and c = u + mu w_bar, no feasible point has
+
+    n F(w) <  D(alpha) = b'alpha - 1/2 ||alpha||^2 + mu/2 ||w_bar||^2
+                         - 1/(2 mu) max over allowed S of sum_{j in S} c_j^2.
+
+Proof: 1/2 ||r||^2 >= alpha'r - 1/2 ||alpha||^2 for r = b - A w; what is left is
+separable, and its minimum over w_S is the last term. The maximum is `best_mask(c^2)`,
+so a bound costs one product with A'.
+
+D is concave. With T the maximising support, alpha_T = the residual of the backsolve on
+T maximises D with T held fixed, so alpha_T - alpha ascends while T is the only
+maximiser, and the backsolve itself is a feasible point, often better than any before.
+Where several T tie that stalls. The cure is to average the supports met (Frank-Wolfe on
+the perspective relaxation, whose dual D is): with weights z in the hull of the masks,
+
+    T = best_mask(c^2) at the best alpha so far
+    z <- (1 - gamma) z + gamma 1_T               gamma = 1, 3/5, 3/6, 3/7, ...
+    alpha(z) = the residual of the backsolve with weights z
+    alpha <- the maximiser of D on the segment from alpha to alpha(z)
+
+which starts as the plain ascent and never stalls. The line search needs no product with
+A, for u is linear in alpha; and A diag(z) A' is linear in z, so that a step costs the
+Gram of the columns that entered or left T, two Cholesky factors and two products A'r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .arrays import Array, array_namespace
+from .backsolve import Backsolver
+from .patterns import Pattern
+from .problem import LeastSquares
+from .solution import Solution, Status
+
+HALVINGS = 12  # of the interval in a line search
+PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
+
+
+class Dual:
+    """The dual function D of a problem with a pattern; needs mu > 0."""
+
+    def __init__(self, problem: LeastSquares, pattern: Pattern) -> None:
+        xp = problem.xp
+        self.problem, self.pattern = problem, pattern
+        self._constant = problem.penalty(problem.zeros(problem.p))
+        # A sum of m products in float64, in any order, is off by at most gamma_m times
+        # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
+        eps = float(xp.finfo(xp.float64).eps)
+        self._gamma_n = (problem.n_rows + 8) * eps
+        self._gamma_p = (problem.p + 8) * eps
+        self._b_norm = float(xp.linalg.vector_norm(problem.b))
+
+    def scores(self, u: Array) -> Array:
+        """c^2 = (u + mu w_bar)^2, whose largest allowed sum enters D."""
+        problem = self.problem
+        return (u if problem.prior is None else u + problem.mu * problem.prior) ** 2
+
+    def bound(self, alpha: Array) -> float:
+        """D(alpha), less what rounding may have added: a certificate.
+
+        One product with A'.
+        """
+        problem, xp = self.problem, self.problem.xp
+        c2 = self.scores(problem.rmatvec(alpha))
+        mask = self.pattern.best_mask(c2)
+        chosen = _sum_over(mask, c2)
+        length = float(xp.linalg.vector_norm(alpha))
+        value = float(problem.b @ alpha) - 0.5 * length**2
+        value += self._constant - 0.5 * chosen / problem.mu
+        # |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||, which changes the sum over
+        # the mask by at most 2 sqrt(chosen) ||e|| + ||e||^2.
+        error = self._gamma_n * length * _sum_over(mask, problem.raw_norms()) ** 0.5
+        rounding = (2 * chosen**0.5 * error + error**2) / (2 * problem.mu)
+        rounding += self._gamma_p * (chosen / problem.mu + self._constant)
+        rounding += self._gamma_n * length * (length + self._b_norm)
+        return max(value - rounding, 0.0)
+
+    def climb(
+        self, alpha: Array, u: Array, to: Array, u_to: Array
+    ) -> tuple[Array, Array, float]:
+        """Maximise D on the segment from alpha `to` another; no product with A.
+
+        D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
+        D(alpha), the last without its rounding term.
+        """
+        problem, xp = self.problem, self.problem.xp
+        da, du = to - alpha, u_to - u
+        b_da, a_da, da_da = float(problem.b @ da), float(alpha @ da), float(da @ da)
+        c = u if problem.prior is None else u + problem.mu * problem.prior
+        low, high = 0.0, 1.0
+        for t in (1.0, *[None] * HALVINGS):
+            t = 0.5 * (low + high) if t is None else t
+            c_t = c + t * du
+            mask = self.pattern.best_mask(c_t**2)
+            slope = b_da - a_da - t * da_da - _sum_over(mask, c_t * du) / problem.mu
+            if slope >= 0:
+                low = t
+                if t == 1.0:
+                    break
+            else:
+                high = t
+        alpha, u = alpha + low * da, u + low * du
+        c2 = self.scores(u)
+        chosen = _sum_over(self.pattern.best_mask(c2), c2)
+        value = float(problem.b @ alpha) - 0.5 * float(alpha @ alpha)
+        return alpha, u, value + self._constant - 0.5 * chosen / problem.mu
+
+
+def _sum_over(mask: Array, x: Array) -> float:
+    """Sum of x over a mask."""
+    xp = array_namespace(x)
+    return float(xp.sum(xp.where(mask, x, xp.zeros_like(x))))
+
+
+def certify(problem: LeastSquares, pattern: Pattern, solution: Solution) -> Solution:
+    """Attach the bound at alpha = b - A w to a solution. One product with A'."""
+    if problem.mu <= 0:
+        return solution
+    bound = Dual(problem, pattern).bound(problem.residual(solution.coef))
+    return with_bound(solution, bound)
+
+
+def with_bound(solution: Solution, bound: float) -> Solution:
+    """Attach the larger of two lower bounds; never above the objective."""
+    known = solution.lower_bound
+    bound = bound if known != known else max(bound, known)
+    return replace(solution, lower_bound=min(bound, solution.objective))
+
+
+def dual(
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution,
+    *,
+    max_iter: int = 50,
+    tol: float = 1e-3,
+    on_step: Callable[[Array], bool] | None = None,
+) -> Solution:
+    """Improve a solution and its lower bound together.
+
+    Parameters
+    ----------
+    problem : LeastSquares
+        With mu > 0.
+    pattern : Pattern
+        The allowed supports.
+    solution : Solution
+        Where to start: its residual is the first alpha.
+    max_iter : int
+        Steps at most.
+    tol : float
+        Stop when the gap falls below.
+    on_step : callable or None
+        Called with the best coefficients after each step; True stops.
+
+    Returns
+    -------
+    Solution
+        Never with a larger objective or a smaller bound than given.
+
+    Notes
+    -----
+    A step costs a backsolve and a product with A'; from where the bound has settled
+    (rises by less than `tol` a step) every other one a second backsolve as well, for a
+    feasible point.
+    """
+    function = Dual(problem, pattern)
+    solver = Backsolver(problem, pattern.size, rough=_rough_enough(problem))
+    alpha = problem.residual(solution.coef)
+    u = problem.rmatvec(alpha)
+    best, value, gaps = solution, float("-inf"), [float("inf")]
+    status, due = Status.MAX_ITER, 0
+    for t in range(max_iter):
+        solver.update(pattern.best_mask(function.scores(u)))
+        mixture = solver.copy() if t == 0 else mixture.mix(solver, 3.0 / (t + 4))
+        _, r, u_r = mixture.solve(exact=False)
+        u_r = problem.rmatvec(r) if u_r is None else u_r
+        last = value
+        alpha, u, value = function.climb(alpha, u, r, u_r)
+        stop = on_step is not None and on_step(best.coef)
+        rising = value - last > tol * abs(value)
+        if not stop and t + 1 < max_iter and (rising or t < due):
+            continue  # a feasible point now would soon be beaten by a better
+        due = t + 2
+        mask = pattern.best_mask(mixture.weights)
+        w, r, _ = solver.copy()(mask)
+        objective = 0.5 * float(r @ r) + problem.penalty(w)
+        if objective < best.objective:
+            best = replace(best, coef=w, support=mask, objective=objective)
+        best = with_bound(best, function.bound(alpha))
+        gaps.append(best.gap)
+        if stop:
+            status = Status.STOPPED
+            break
+        if best.gap <= tol:
+            status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
+            break
+        if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
+            status = Status.CONVERGED
+            break
+    solver.keep()
+    note = f"dual ascent: {t + 1} steps, proven gap {best.gap:.2%}"
+    return replace(
+        best,
+        n_iter=best.n_iter + t + 1,
+        status=status,
+        history=(*best.history, note),
+    )
+
+
+def _rough_enough(problem: LeastSquares) -> bool:
+    """Whether a float32 Gram is close enough to make good search directions."""
+    xp = problem.xp
+    rounding = float(xp.finfo(xp.float32).eps) * float(xp.sum(problem.column_norms()))
+    return rounding < 0.1 * problem.mu

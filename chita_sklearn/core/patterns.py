@@ -1,0 +1,200 @@
+"""Sparsity patterns: which supports are allowed.
+
+A pattern answers two questions, and no algorithm asks a third:
+
+- `best_mask(score)`: the allowed support with the largest sum of scores;
+- `exchangeable(mask, inside, outside)`: which single coordinates outside the support
+  may replace which inside it.
+
+`restrict(index)` is the same pattern seen by a subset of the coordinates, for a search
+on a working set.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, array_namespace, device, top_k_mask
+
+
+class Pattern(ABC):
+    """A family of allowed supports over the coordinates 0..p-1."""
+
+    size: int  # how many coordinates an allowed support has
+
+    @abstractmethod
+    def best_mask(self, score: Array) -> Array:
+        """Return the allowed support with the largest score sum, as a mask.
+
+        Parameters
+        ----------
+        score : array of shape (p,)
+            Ties go to the lowest index. A coordinate with a score of -inf is chosen
+            only where the pattern leaves no other.
+        """
+
+    @abstractmethod
+    def exchangeable(
+        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
+    ) -> np.ndarray | None:
+        """Which of `outside` may replace which of `inside` in the support `mask`.
+
+        Returns a boolean matrix of shape (len(outside), len(inside)); None means all.
+        """
+
+    @abstractmethod
+    def restrict(self, index: np.ndarray) -> Pattern:
+        """Return this pattern on the coordinates `index` alone (ascending)."""
+
+
+class Cardinality(Pattern):
+    """At most `k` coordinates, wherever they are: ||w||_0 <= k."""
+
+    def __init__(self, k: int) -> None:
+        self.size = int(k)
+
+    def best_mask(self, score: Array) -> Array:  # noqa: D102
+        return top_k_mask(score, self.size)
+
+    def exchangeable(self, mask: Any, inside: Any, outside: Any) -> None:  # noqa: D102
+        return None
+
+    def restrict(self, index: np.ndarray) -> Cardinality:  # noqa: D102
+        return Cardinality(min(self.size, len(index)))
+
+
+class PerBlock(Pattern):
+    """`sizes[l]` coordinates of each block l.
+
+    Parameters
+    ----------
+    labels : array-like of int, shape (p,)
+        The block of each coordinate, 0..L-1.
+    sizes : array-like of int, shape (L,)
+        How many coordinates to keep in each block; clipped to the block's length.
+    """
+
+    def __init__(self, labels: Any, sizes: Any) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        n_blocks = len(sizes)
+        lengths = np.bincount(self.labels, minlength=n_blocks)
+        self.sizes = np.minimum(np.asarray(sizes, dtype=np.int64), lengths)
+        self.size = int(self.sizes.sum())
+        self._members = _members(self.labels, n_blocks)
+
+    def best_mask(self, score: Array) -> Array:  # noqa: D102
+        xp = array_namespace(score)
+        mask = xp.zeros_like(score, dtype=xp.bool)
+        for members, size in zip(self._members, self.sizes.tolist(), strict=True):
+            _assign(mask, members, top_k_mask(_read(score, members), size))
+        return mask
+
+    def exchangeable(  # noqa: D102
+        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
+    ) -> np.ndarray:
+        return self.labels[outside][:, None] == self.labels[inside][None, :]
+
+    def restrict(self, index: np.ndarray) -> PerBlock:  # noqa: D102
+        return PerBlock(self.labels[index], self.sizes)
+
+
+class NOfM(PerBlock):
+    """`n` of every `m` consecutive coordinates (2:4 is the hardware's).
+
+    A last group shorter than m keeps min(n, its length).
+    """
+
+    def __init__(self, n: int, m: int, p: int) -> None:
+        self.n, self.m, self.p = int(n), int(m), int(p)
+        self.labels = np.arange(p) // m
+        lengths = np.bincount(self.labels)
+        self.sizes = np.minimum(n, lengths)
+        self.size = int(self.sizes.sum())
+
+    def best_mask(self, score: Array) -> Array:  # noqa: D102
+        # All groups at once: the rank of each entry inside its group.
+        xp = array_namespace(score)
+        whole = self.p // self.m * self.m
+        groups = xp.reshape(score[:whole], (-1, self.m))
+        order = xp.argsort(groups, axis=1, descending=True, stable=True)
+        rank = xp.argsort(order, axis=1)  # the inverse permutation
+        mask = xp.reshape(rank < self.n, (-1,))
+        if whole == self.p:
+            return mask
+        return xp.concat([mask, top_k_mask(score[whole:], self.n)])
+
+
+class WithFloor(Pattern):
+    """`k` coordinates in all, at least `floors[l]` of them in each block l."""
+
+    def __init__(self, k: int, labels: Any, floors: Any) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        lengths = np.bincount(self.labels, minlength=len(floors))
+        self.floors = np.minimum(np.asarray(floors, dtype=np.int64), lengths)
+        self.size = int(k)
+        if self.floors.sum() > k:
+            msg = (
+                f"the floors of the blocks add up to {int(self.floors.sum())}, more "
+                f"than k={k}. Lower the floors or raise k."
+            )
+            raise ValueError(msg)
+        self._members = _members(self.labels, len(floors))
+
+    def best_mask(self, score: Array) -> Array:  # noqa: D102
+        # The bases of a matroid: floors first, then the best of the rest.
+        xp = array_namespace(score)
+        mask = xp.zeros_like(score, dtype=xp.bool)
+        for members, floor in zip(self._members, self.floors.tolist(), strict=True):
+            _assign(mask, members, top_k_mask(_read(score, members), floor))
+        rest = xp.where(mask, xp.full_like(score, float("inf")), score)
+        return top_k_mask(rest, self.size)
+
+    def exchangeable(  # noqa: D102
+        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
+    ) -> np.ndarray:
+        spare = np.bincount(self.labels[mask], minlength=len(self.floors)) > self.floors
+        li, lo = self.labels[inside], self.labels[outside]
+        return spare[li][None, :] | (lo[:, None] == li[None, :])
+
+    def restrict(self, index: np.ndarray) -> WithFloor:  # noqa: D102
+        return WithFloor(min(self.size, len(index)), self.labels[index], self.floors)
+
+
+def _members(labels: np.ndarray, n_blocks: int) -> list[slice | np.ndarray]:
+    """Return the coordinates of each block: a slice where they are consecutive."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=n_blocks))
+    members: list[slice | np.ndarray] = []
+    for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
+        block = order[start:end]
+        if end > start and block[-1] - block[0] == end - start - 1:
+            members.append(slice(int(block[0]), int(block[-1]) + 1))
+        else:
+            members.append(block)
+    return members
+
+
+def _read(x: Array, members: slice | np.ndarray) -> Array:
+    if isinstance(members, slice):
+        return x[members]
+    xp = array_namespace(x)
+    return xp.take(x, _like(members, x))
+
+
+def _assign(mask: Array, members: slice | np.ndarray, values: Array) -> None:
+    """``mask[members] = values``, for the boolean masks of this file."""
+    if isinstance(members, slice):
+        mask[members] = values
+        return
+    xp = array_namespace(mask)
+    where = np.zeros(mask.shape[0], dtype=bool)
+    where[members] = True  # members ascend, so boolean assignment keeps the order
+    mask[_like(where, mask)] = values if values.shape[0] else xp.zeros_like(values)
+
+
+def _like(host: np.ndarray, x: Array) -> Array:
+    """Bring a NumPy index to the namespace and device of x."""
+    return array_namespace(x).asarray(host, device=device(x))

@@ -1,0 +1,328 @@
+"""The quadratic n F(w) = 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2 and its products.
+
+    A = D (X - 1 m')     D = diag(sqrt(sample weights)), m = weighted column means
+    b = D (y - y_bar)    n = sum of the sample weights,  mu = n ridge
+
+A itself is never formed: centring and weights enter each product as rank-one and
+diagonal corrections, so that X is neither copied nor written to and a sparse X stays
+sparse. X is read in its own type; everything computed from it is float64, in blocks
+that are cast as they are read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from .arrays import Array, array_namespace, cast_block, device
+
+GRAM_BLOCK = 2**22  # numbers of A_S held at a time while a Gram is formed
+
+
+class _Dense:
+    """Products with a dense X of any array library, read in blocks."""
+
+    def __init__(self, X: Array) -> None:
+        self.X = X
+        self.xp = array_namespace(X)
+        self.device = device(X)
+        self.shape = X.shape
+        self._exact = X.dtype == self.xp.float64
+        self._block = cast_block(X)
+
+    def blocks(self, cols: slice) -> Iterator[tuple[slice, slice]]:
+        """(rows, cols) slices that cover X[:, cols], of about `_block` numbers each."""
+        size, n = self._block, self.shape[0]
+        start, stop, _ = cols.indices(self.shape[1])
+        if stop - start >= n:
+            step = max(size // max(n, 1), 1)
+            for j in range(start, stop, step):
+                yield slice(0, n), slice(j, min(j + step, stop))
+        else:
+            step = max(size // max(stop - start, 1), 1)
+            for i in range(0, n, step):
+                yield slice(i, min(i + step, n)), slice(start, stop)
+
+    def read(self, rows: slice, cols: slice) -> Array:
+        return self.xp.astype(self.X[rows, cols], self.xp.float64, copy=False)
+
+    def dot(self, w: Array, rough: bool = False) -> Array:
+        """X w."""
+        if self._exact:
+            return self.X @ w
+        if rough:
+            return self._rough(self.X, w)
+        out = self.xp.zeros(
+            (self.shape[0], *w.shape[1:]), dtype=self.xp.float64, device=self.device
+        )
+        for rows, cols in self.blocks(slice(None)):
+            out[rows, ...] += self.read(rows, cols) @ w[cols, ...]
+        return out
+
+    def tdot(
+        self, r: Array, cols: slice = slice(None), rough: bool = False
+    ) -> Array:
+        """X[:, cols]' r."""
+        if self._exact:
+            return self.xp.matrix_transpose(self.X[:, cols]) @ r
+        if rough:
+            return self._rough(self.xp.matrix_transpose(self.X[:, cols]), r)
+        start, stop, _ = cols.indices(self.shape[1])
+        out = self.xp.zeros(
+            (stop - start, *r.shape[1:]), dtype=self.xp.float64, device=self.device
+        )
+        for rows, block in self.blocks(cols):
+            here = slice(block.start - start, block.stop - start)
+            out[here, ...] += (
+                self.xp.matrix_transpose(self.read(rows, block)) @ r[rows, ...]
+            )
+        return out
+
+    def _rough(self, X: Array, v: Array) -> Array:
+        xp = self.xp
+        return xp.astype(X @ xp.astype(v, xp.float32), xp.float64)
+
+    def take(self, S: Array) -> Array:
+        """X[:, S], a copy in X's own type."""
+        return self.xp.take(self.X, S, axis=1)
+
+    def squared_norms(self, s: Array | None, m: Array) -> Array:
+        """Sum of s_i (x_ij - m_j)^2 over i: no cancellation, however large m."""
+        out = self.xp.zeros(
+            self.shape[1], dtype=self.xp.float64, device=self.device
+        )
+        for rows, cols in self.blocks(slice(None)):
+            squares = (self.read(rows, cols) - m[cols]) ** 2
+            weights = s[rows] if s is not None else self.xp.ones_like(squares[:, 0])
+            out[cols] += weights @ squares
+        return out
+
+
+class _Sparse:
+    """Products with a scipy.sparse X; only chosen columns are ever densified."""
+
+    def __init__(self, X: Any) -> None:
+        self.X = X.tocsc()
+        self.xp = array_namespace(np.empty(0))
+        self.device = "cpu"
+        self.shape = X.shape
+
+    def dot(self, w: np.ndarray, rough: bool = False) -> np.ndarray:
+        return self.X @ w
+
+    def tdot(
+        self, r: np.ndarray, cols: slice = slice(None), rough: bool = False
+    ) -> np.ndarray:
+        X = self.X if cols == slice(None) else self.X[:, cols]
+        return X.T @ r
+
+    def take(self, S: np.ndarray) -> np.ndarray:
+        return self.X[:, S].toarray()
+
+    def squared_norms(self, s: np.ndarray | None, m: np.ndarray) -> np.ndarray:
+        # Stored entries by their distance from the mean, the zeros by m itself.
+        weights = np.ones(self.shape[0]) if s is None else s
+        values = self.X.copy().astype(np.float64)
+        columns = np.repeat(np.arange(self.shape[1]), np.diff(self.X.indptr))
+        stored = self.X.copy()
+        stored.data = np.ones_like(stored.data, dtype=np.float64)
+        values.data = (values.data - m[columns]) ** 2
+        absent = weights.sum() - stored.T @ weights
+        return values.T @ weights + np.maximum(absent, 0.0) * m**2
+
+
+class LeastSquares:
+    """min 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2, through products with A only.
+
+    Parameters
+    ----------
+    X : array or scipy.sparse matrix of shape (n_rows, p)
+        Float32 or float64, of any array API library. Neither copied nor written to
+        (a sparse X that is not CSC is converted once).
+    y : array of shape (n_rows,)
+        Of the same library and device as X.
+    ridge : float, default=0.0
+        mu = n * ridge, where n is the sum of the sample weights.
+    prior : array of shape (p,) or None, default=None
+        w_bar, the centre of the ridge term; None is zero.
+    sample_weight : array of shape (n_rows,) or None, default=None
+        Non-negative, not all zero; None is one each.
+    fit_intercept : bool, default=False
+        Minimise over an unpenalised constant as well, by centring.
+
+    Attributes
+    ----------
+    n_rows, p : int
+        The shape of A.
+    n : float
+        The sum of the sample weights: objective / n is F.
+    mu : float
+        n * ridge.
+    b : array of shape (n_rows,), float64
+        The centred and weighted target.
+    prior : array of shape (p,), float64, or None
+        w_bar.
+    dtype : dtype
+        The type of X: coefficients are returned in it.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Array,
+        *,
+        ridge: float = 0.0,
+        prior: Array | None = None,
+        sample_weight: Array | None = None,
+        fit_intercept: bool = False,
+    ) -> None:
+        data: Any = _Sparse(X) if scipy.sparse.issparse(X) else _Dense(X)
+        self._data = data
+        xp = self.xp = data.xp
+        self.device = data.device
+        self.dtype = X.dtype
+        self.n_rows, self.p = (int(size) for size in data.shape)
+        y = xp.astype(y, xp.float64)
+        self.prior = None if prior is None else xp.astype(prior, xp.float64)
+
+        if sample_weight is None:
+            self._s = self._d = None
+            self.n = float(self.n_rows)
+        else:
+            self._s = xp.astype(sample_weight, xp.float64)
+            self._d = xp.sqrt(self._s)
+            self.n = float(xp.sum(self._s))
+        self.mu = self.n * float(ridge)
+
+        self._m = self._y_bar = None
+        if fit_intercept:
+            share = self._s if self._s is not None else xp.ones_like(y)
+            self._m = data.tdot(share) / self.n
+            self._y_bar = float(xp.sum(share * y)) / self.n
+            y = y - self._y_bar
+        self.b = self._weigh(y)
+        self._norms: Array | None = None
+        # A Gram that a Backsolver left for the next: (z, A diag(z) A', in float32?).
+        self.grams: tuple[Array, Array, bool] | None = None
+
+    def with_target(self, y: Array | None = None, *, ridge: float) -> LeastSquares:
+        """Return the problem of the same X with another ridge and, if given, target.
+
+        Shares X, the column norms and the Gram last kept with this one: solving for
+        many ridges costs little more than solving for one.
+        """
+        other = copy.copy(self)
+        other.mu = self.n * float(ridge)
+        if y is not None:
+            y = self.xp.astype(y, self.xp.float64)
+            if self._m is not None:
+                share = self._s if self._s is not None else self.xp.ones_like(y)
+                other._y_bar = float(self.xp.sum(share * y)) / self.n
+                y = y - other._y_bar
+            other.b = self._weigh(y)
+        return other
+
+    def _weigh(self, r: Array) -> Array:
+        """D r, for a vector or a matrix of rows."""
+        if self._d is None:
+            return r
+        return self._d * r if r.ndim == 1 else self._d[:, None] * r
+
+    def zeros(self, size: int) -> Array:
+        """Float64 zeros where A lives."""
+        return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
+
+    # The five operations: no other code touches X.
+
+    # `rough` asks for the type of X instead of float64: faster, and enough for a
+    # search direction, never for a result. Centring forbids it: float32 would lose a
+    # spread that is small beside the mean.
+
+    def matvec(self, w: Array, rough: bool = False) -> Array:
+        """A w. One pass over X."""
+        out = self._data.dot(w, rough and self._m is None)
+        if self._m is not None:
+            out = out - self._m @ w
+        return self._weigh(out)
+
+    def rmatvec(
+        self, r: Array, cols: slice = slice(None), rough: bool = False
+    ) -> Array:
+        """A[:, cols]' r, for a vector or a matrix r of n_rows rows. One pass over X."""
+        r = self._weigh(r)
+        out = self._data.tdot(r, cols, rough and self._m is None)
+        if self._m is not None:
+            total, m = self.xp.sum(r, axis=0), self._m[cols]
+            out = out - (m * total if r.ndim == 1 else m[:, None] * total)
+        return out
+
+    def column_norms(self) -> Array:
+        """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
+        if self._norms is None:
+            m = self._m if self._m is not None else self.zeros(self.p)
+            self._norms = self._data.squared_norms(self._s, m)
+        return self._norms
+
+    def columns(self, S: Array, rough: bool = False) -> Array:
+        """A_S, dense, shape (n_rows, len(S)), float64 (float32 if rough)."""
+        xp = self.xp
+        rough = rough and self._m is None
+        out = self._data.take(S)
+        out = xp.astype(out, xp.float32 if rough else xp.float64, copy=False)
+        if self._m is not None:
+            out -= xp.take(self._m, S)
+        if self._d is not None:
+            out *= xp.astype(self._d, out.dtype, copy=False)[:, None]
+        return out
+
+    def outer_gram(
+        self, S: Array, scale: Array | None = None, rough: bool = False
+    ) -> Array:
+        """A_S diag(scale) A_S', shape (n_rows, n_rows), by blocks of columns."""
+        xp = self.xp
+        G = xp.zeros((self.n_rows, self.n_rows), dtype=xp.float64, device=self.device)
+        step = max(GRAM_BLOCK // max(self.n_rows, 1), 1)
+        for j in range(0, S.shape[0], step):
+            block = self.columns(S[j : j + step], rough)
+            right = block
+            if scale is not None:
+                right = block * xp.astype(scale[j : j + step], block.dtype, copy=False)
+            G += xp.astype(right @ xp.matrix_transpose(block), xp.float64, copy=False)
+        return G
+
+    # What follows is derived from them.
+
+    def raw_norms(self) -> Array:
+        """Squared column norms before centring: what rounding errors scale with."""
+        h = self.column_norms()
+        return h if self._m is None else h + self.n * self._m**2
+
+    def correlation(self) -> Array:
+        """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
+        g = self.rmatvec(self.b)
+        return g if self.prior is None else g + self.mu * self.prior
+
+    def residual(self, w: Array) -> Array:
+        """b - A w."""
+        return self.b - self.matvec(w)
+
+    def penalty(self, w: Array) -> float:
+        """mu/2 ||w - w_bar||^2."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * self.mu * float(shift @ shift)
+
+    def objective(self, w: Array) -> float:
+        """n F(w). One pass over X."""
+        w = self.xp.astype(w, self.xp.float64, copy=False)
+        r = self.residual(w)
+        return 0.5 * float(r @ r) + self.penalty(w)
+
+    def intercept(self, w: Array) -> float:
+        """Return the constant that goes with w; 0 without fit_intercept."""
+        if self._m is None or self._y_bar is None:
+            return 0.0
+        return self._y_bar - float(self._m @ self.xp.astype(w, self.xp.float64))

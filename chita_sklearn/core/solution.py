@@ -1,0 +1,65 @@
+"""What a solver returns: the coefficients, what is known of them, and why it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .arrays import Array
+
+
+class Status(Enum):
+    """Why a solver stopped. The values are messages for people."""
+
+    OPTIMAL = "The solution is proven optimal."
+    CONVERGED = "No improver finds a better solution."
+    WITHIN_TOL = "The certified gap is within tol."
+    MAX_ITER = (
+        "The iteration limit was reached while the solution was still improving. "
+        "Raise max_iter, or accept the solution: its objective and gap are exact."
+    )
+    STOPPED = "The caller asked to stop."
+    NOT_UNIQUE = (
+        "The chosen columns are linearly dependent and ridge = 0, so many coefficient "
+        "vectors fit equally well. The one returned has nearly the smallest norm; set "
+        "ridge > 0 to make the answer unique."
+    )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A feasible point of min n F(w) subject to a sparsity pattern.
+
+    Attributes
+    ----------
+    coef : array of shape (p,)
+        The coefficients w.
+    support : array of bool, shape (p,)
+        The support that was solved for. Coefficients outside are exactly zero; inside,
+        a coefficient may be zero too (a column of zeros, say).
+    objective : float
+        n F(w), ridge term included.
+    lower_bound : float
+        A value that no feasible point can fall below; nan where none is known.
+    n_iter : int
+        Outer iterations done, all improvers together; at least 1.
+    status : Status
+        Why the solver stopped.
+    history : tuple of str
+        What ran, in order, and what each step reached.
+    """
+
+    coef: Array
+    support: Array
+    objective: float
+    lower_bound: float = float("nan")
+    n_iter: int = 1
+    status: Status = Status.CONVERGED
+    history: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """(objective - lower_bound) / objective; 0 where both are 0."""
+        if self.objective == self.lower_bound:
+            return 0.0
+        return (self.objective - self.lower_bound) / self.objective
