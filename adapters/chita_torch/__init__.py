@@ -1,0 +1,22 @@
+"""Prune any PyTorch network by a second-order model of its loss."""
+
+from .export import SparseExport, TensorExport, export_sparse
+from .gradual import GradualPruner, KeptPruned, keep_pruned
+from .prune import prune
+from .report import LayerReport, PruningReport, Stage, Trial
+from .targets import schedule_fractions
+
+__all__ = [
+    "GradualPruner",
+    "KeptPruned",
+    "LayerReport",
+    "PruningReport",
+    "SparseExport",
+    "Stage",
+    "TensorExport",
+    "Trial",
+    "export_sparse",
+    "keep_pruned",
+    "prune",
+    "schedule_fractions",
+]

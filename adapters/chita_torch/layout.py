@@ -1,0 +1,367 @@
+"""Which parameters are pruned, and their place in one flat vector.
+
+Notation: ``p`` is the number of chosen weights, ``L`` the number of chosen
+parameters ("layers"). Coordinates run layer by layer in the order of
+``model.named_parameters()``; inside a layer the axis that is summed over in the
+forward pass comes last, so that ``m`` consecutive coordinates of a row are the
+group that an N:M pattern speaks of.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Selector: TypeAlias = str | type | Callable[[str, Tensor], bool]
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter and its stretch ``start:stop`` of the flat vector.
+
+    ``sum_axis`` is the parameter's axis that the forward pass sums over.
+    """
+
+    name: str
+    parameter: Tensor
+    start: int
+    stop: int
+    sum_axis: int
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.stop - self.start
+
+    @property
+    def row_length(self) -> int:
+        """Length of the rows that N:M groups must not straddle.
+
+        One row holds every weight that feeds one output (of one kernel
+        position, for a transposed convolution).
+        """
+        shape = self.parameter.shape
+        if self.sum_axis == 0:
+            return shape[0]
+        return self.size // shape[0] if len(shape) > 1 else self.size
+
+    def flatten(self, tensor: Tensor) -> Tensor:
+        """Order a tensor of the parameter's shape like the flat vector.
+
+        Leading axes beyond those of the parameter are kept.
+        """
+        lead = tensor.ndim - self.parameter.ndim
+        moved = tensor.movedim(lead + self.sum_axis, -1)
+        return moved.reshape(*tensor.shape[:lead], self.size)
+
+    def unflatten(self, flat: Tensor) -> Tensor:
+        """Give a stretch of the flat vector the parameter's shape."""
+        shape = list(self.parameter.shape)
+        shape.append(shape.pop(self.sum_axis))
+        return flat.reshape(shape).movedim(-1, self.sum_axis)
+
+
+class Layout:
+    """The chosen parameters of a model as one flat vector of length ``p``.
+
+    Parameters
+    ----------
+    slots : sequence of Slot
+        Contiguous from 0, in order.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        include: Selector | Iterable[Selector] | None = None,
+        exclude: Selector | Iterable[Selector] | None = None,
+    ) -> Layout:
+        """Choose parameters of ``model`` (see `prune` for the rules)."""
+        names = select(model, include, exclude)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        axes = _sum_axes(model)
+        slots, start = [], 0
+        for name in names:
+            parameter = parameters[name]
+            stop = start + parameter.numel()
+            axis = axes[name] % parameter.ndim  # from the front: axes may be added
+            slots.append(Slot(name, parameter, start, stop, axis))
+            start = stop
+        return cls(slots)
+
+    @classmethod
+    def join(cls, layouts: Iterable[Layout]) -> Layout:
+        """Return the layouts one after the other as one."""
+        slots, start = [], 0
+        for slot in (slot for layout in layouts for slot in layout.slots):
+            slots.append(replace(slot, start=start, stop=start + slot.size))
+            start += slot.size
+        return cls(slots)
+
+    def __len__(self) -> int:
+        return self.slots[-1].stop if self.slots else 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the chosen parameters."""
+        return [slot.name for slot in self.slots]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first chosen parameter lives."""
+        return self.slots[0].parameter.device
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> parameter, detached; the storage is shared with the model."""
+        return {slot.name: slot.parameter.detach() for slot in self.slots}
+
+    def split(self) -> list[Layout]:
+        """One layout per layer, each starting at 0."""
+        return [self.keep([name]) for name in self.names]
+
+    def keep(self, names: Iterable[str]) -> Layout:
+        """Return the layout of some of the layers, renumbered from 0."""
+        wanted = set(names)
+        return Layout.join([Layout([s for s in self.slots if s.name in wanted])])
+
+    def sizes(self) -> list[int]:
+        """Weights in each layer, length ``L``."""
+        return [slot.size for slot in self.slots]
+
+    def labels(self) -> Tensor:
+        """Layer number of each coordinate, shape ``(p,)``, int64."""
+        sizes = torch.tensor(self.sizes())
+        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+
+    def group_labels(self, m: int) -> tuple[Tensor, Tensor]:
+        """Group number of each coordinate ``(p,)`` and the groups' sizes.
+
+        Groups are ``m`` consecutive coordinates of one row; a row whose length
+        is no multiple of ``m`` ends with a shorter group.
+        """
+        labels, lengths, first = [], [], 0
+        for slot in self.slots:
+            length = slot.row_length
+            rows, groups = slot.size // length, -(-length // m)
+            in_row = torch.arange(length) // m
+            offsets = first + groups * torch.arange(rows)
+            labels.append((offsets[:, None] + in_row).reshape(-1))
+            lengths.append(torch.bincount(in_row).repeat(rows))
+            first += rows * groups
+        return torch.cat(labels), torch.cat(lengths)
+
+    def gather(self, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Read the parameters (or tensors of their shapes) into one vector.
+
+        Returns
+        -------
+        Tensor, shape (p,)
+            A copy; float32 unless the parameters are float64 or ``tensors``
+            are given, whose type is kept.
+        """
+        if tensors is not None:
+            return torch.cat([s.flatten(tensors[s.name]) for s in self.slots])
+        flat = torch.cat([s.flatten(s.parameter.detach()) for s in self.slots])
+        return flat if flat.dtype == torch.float64 else flat.float()
+
+    @torch.no_grad()
+    def scatter(self, flat: Tensor) -> None:
+        """Write a vector of shape ``(p,)`` into the parameters, in place.
+
+        A weight that is not zero stays so when the parameter's own type is
+        too narrow for it: it becomes the smallest normal number of its sign.
+        """
+        for slot in self.slots:
+            stretch = flat[slot.start : slot.stop]
+            values = stretch.to(slot.parameter.dtype)
+            if torch.finfo(values.dtype).bits < torch.finfo(flat.dtype).bits:
+                tiny = torch.finfo(values.dtype).tiny
+                lost = (values == 0) & (stretch != 0)
+                values = torch.where(lost, stretch.sign().to(values) * tiny, values)
+            slot.parameter.copy_(slot.unflatten(values))
+
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """Cut a vector of shape ``(p,)`` into tensors of the layers' shapes."""
+        return {s.name: s.unflatten(flat[s.start : s.stop]) for s in self.slots}
+
+
+def select(
+    model: nn.Module,
+    include: Selector | Iterable[Selector] | None = None,
+    exclude: Selector | Iterable[Selector] | None = None,
+) -> list[str]:
+    """Names of the parameters to prune, each tensor once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its parameters must be initialised and of a floating type.
+    include, exclude : str, type, callable or iterable of these, optional
+        A name with wildcards, a module type, or a callable
+        ``(name, parameter) -> bool``. A name is tried on the modules first, and
+        stands for the default weights inside (or for the module's own
+        ``weight`` where there are none); then on the parameters.
+
+    Returns
+    -------
+    list of str
+        In the order of ``model.named_parameters()``.
+
+    Raises
+    ------
+    ValueError
+        If a selector matches nothing, or nothing is left to prune.
+    TypeError
+        If a selector is none of the three kinds, or a chosen parameter is not
+        a floating-point tensor.
+    """
+    default = _default_names(model)
+    chosen = set(default)
+    if include is not None:
+        chosen = set().union(*(_matches(model, s, default) for s in _listed(include)))
+    for selector in _listed(exclude):
+        chosen -= _matches(model, selector, None)
+    first = {id(tensor): name for name, tensor in model.named_parameters()}
+    everything = model.named_parameters(remove_duplicate=False)
+    canonical = {first[id(t)] for name, t in everything if name in chosen}
+    names = [name for name, _ in model.named_parameters() if name in canonical]
+    if not names:
+        msg = (
+            "no prunable layer: the model has no weight of a Linear, Conv or "
+            "attention projection that include and exclude leave. "
+            "Name the parameters to prune with include=."
+        )
+        raise ValueError(msg)
+    _check_parameters(model, names)
+    return names
+
+
+def _listed(selectors: Selector | Iterable[Selector] | None) -> list[Selector]:
+    if selectors is None:
+        return []
+    if isinstance(selectors, str | type) or callable(selectors):
+        return [selectors]
+    return list(selectors)
+
+
+def _check_parameters(model: nn.Module, names: Iterable[str]) -> None:
+    parameters = dict(model.named_parameters())
+    for name in names:
+        parameter = parameters[name]
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            msg = f"parameter {name!r} is not initialised: run one batch first."
+            raise ValueError(msg)
+        if not parameter.dtype.is_floating_point:
+            msg = (
+                f"parameter {name!r} has type {parameter.dtype}; only floating-point "
+                "weights can be pruned. Leave it out with exclude=."
+            )
+            raise TypeError(msg)
+        if parameter.numel() == 0 or parameter.ndim == 0:
+            msg = (
+                f"parameter {name!r} has no axis to prune; leave it out with exclude=."
+            )
+            raise ValueError(msg)
+
+
+def _own_default_weights(module: nn.Module) -> list[str]:
+    """Direct parameters of ``module`` that are pruned by default."""
+    own = module._parameters
+    names = [n for n in own if n.endswith("proj_weight") and own[n] is not None]
+    if isinstance(module, _WEIGHTED) and own.get("weight") is not None:
+        names.append("weight")
+    return names
+
+
+def _default_names(model: nn.Module) -> set[str]:
+    """Every name of a default weight; tensors shared with a lookup are left out."""
+    lookups = {id(m.weight) for m in model.modules() if isinstance(m, _LOOKUPS)}
+    return {
+        _join(prefix, own)
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for own in _own_default_weights(module)
+        if id(module._parameters[own]) not in lookups
+    }
+
+
+def _matches(
+    model: nn.Module, selector: Selector, default: set[str] | None
+) -> set[str]:
+    """Parameter names that a selector stands for.
+
+    A module stands for its weights among ``default``, or for everything in it
+    where ``default`` is None.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(selector, type):
+        inside = [n for n, m in modules.items() if isinstance(m, selector)]
+        found = _weights_inside(inside, parameters, default)
+        known = sorted({type(m).__name__ for m in modules.values()})
+        wanted = selector.__name__
+    elif isinstance(selector, str):
+        inside = [n for n in modules if fnmatch.fnmatchcase(n, selector)]
+        found = _weights_inside(inside, parameters, default)
+        if not found:
+            found = {n for n in parameters if fnmatch.fnmatchcase(n, selector)}
+        known = [*filter(None, modules), *parameters]
+        wanted = selector
+    elif callable(selector):
+        return {n for n, t in parameters.items() if selector(n, t)}
+    else:
+        msg = (
+            "include and exclude take names with wildcards, module types or "
+            f"callables (name, parameter) -> bool; got {selector!r}."
+        )
+        raise TypeError(msg)
+    if not found:
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.0)
+        msg = f"{wanted!r} matches no parameter of the model; nearest: {near}."
+        raise ValueError(msg)
+    return found
+
+
+def _weights_inside(
+    prefixes: Iterable[str], parameters: Mapping[str, Tensor], default: set[str] | None
+) -> set[str]:
+    inside, own = set(), set()
+    for prefix in prefixes:
+        inside |= {n for n in parameters if not prefix or n.startswith(prefix + ".")}
+        own |= {_join(prefix, "weight")} & parameters.keys()
+    if default is None:
+        return inside
+    return (inside & default) or own
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _sum_axes(model: nn.Module) -> dict[str, int]:
+    """Axis summed over in the forward pass, by the name of the parameter."""
+    axes: dict[str, int] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for own, parameter in module._parameters.items():
+            if parameter is None or isinstance(
+                parameter, nn.parameter.UninitializedParameter
+            ):
+                continue
+            convolution = isinstance(module, _WEIGHTED) and parameter.ndim > 2
+            first_axis = isinstance(module, _TRANSPOSED)
+            axes[_join(prefix, own)] = (0 if first_axis else 1) if convolution else -1
+    return axes

@@ -1,0 +1,278 @@
+"""What a pruning did: per layer, per stage, in bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: its settings and the calibration loss it gave."""
+
+    ridge: float
+    first_order: bool
+    step: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One solve: what was asked, tried, chosen and reached.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        The parameters solved for together.
+    sparsity : float
+        Share of their weights that is pruned after the stage.
+    n_rows : int
+        Rows of the gradient matrix.
+    chosen, trials : Trial, tuple of Trial
+        The candidate written to the model, and all that were measured.
+    loss_before : float
+        Calibration loss before the stage; nan without calibration.
+    predicted_change : float
+        F(w) - F(w_bar) of the model of the loss, ridge term not included.
+    objective, lower_bound : float
+        Of the chosen candidate's full step, in units of n F with the ridge term; the
+        bound is nan where none is known.
+    solver, message : str
+        The plan, and why it stopped.
+    gradient_method : str
+        "batched" or "loop".
+    gradient_seconds, solve_seconds : float
+        Wall time of the gradients, and of all solves and calibration losses.
+    matrix_bytes : int
+        Size of the gradient matrix.
+    """
+
+    layers: tuple[str, ...]
+    sparsity: float
+    n_rows: int
+    chosen: Trial
+    trials: tuple[Trial, ...]
+    loss_before: float
+    predicted_change: float
+    objective: float
+    lower_bound: float
+    solver: str
+    message: str
+    gradient_method: str
+    gradient_seconds: float
+    solve_seconds: float
+    matrix_bytes: int
+
+    @property
+    def gap(self) -> float:
+        """(objective - lower_bound) / objective: the solve's distance from optimal."""
+        if self.objective == self.lower_bound:
+            return 0.0
+        return (self.objective - self.lower_bound) / self.objective
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One pruned parameter.
+
+    ``moved`` is ||w - w_bar|| / ||w_bar||: how far its weights went, pruned ones
+    included.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    n_weights: int
+    n_kept: int
+    moved: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that is pruned."""
+        return (self.n_weights - self.n_kept) / self.n_weights
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What `prune` did; prints as a table.
+
+    Attributes
+    ----------
+    layers : tuple of LayerReport
+        Each pruned parameter, in the model's order.
+    stages : tuple of Stage
+        Each solve, in order.
+    masks : dict of str -> Tensor of bool
+        The weights kept, by parameter name, in the parameters' shapes.
+    loss_before, loss_after : float
+        Calibration loss of the model as given and as left; nan without calibration.
+    batchnorm_recalibrated : bool
+        Whether running statistics were recomputed.
+    notes : tuple of str
+        What differs from what was asked, such as fewer rows than ``n_gradients``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = LayerReport("fc.weight", (2, 5), n_weights=10, n_kept=4, moved=0.5)
+    >>> report = PruningReport((layer,), (), {"fc.weight": torch.ones(2, 5) > 0})
+    >>> report.n_kept, report.sparsity
+    (4, 0.6)
+    """
+
+    layers: tuple[LayerReport, ...]
+    stages: tuple[Stage, ...]
+    masks: Mapping[str, Tensor] = field(repr=False)
+    loss_before: float = math.nan
+    loss_after: float = math.nan
+    batchnorm_recalibrated: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that could have been pruned."""
+        return sum(layer.n_weights for layer in self.layers)
+
+    @property
+    def n_kept(self) -> int:
+        """Weights that were not pruned."""
+        return sum(layer.n_kept for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that is pruned."""
+        return (self.n_weights - self.n_kept) / self.n_weights
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the masks, as plain numbers, strings, lists and dicts."""
+        return {
+            "n_weights": self.n_weights,
+            "n_kept": self.n_kept,
+            "sparsity": self.sparsity,
+            "loss_before": self.loss_before,
+            "loss_after": self.loss_after,
+            "batchnorm_recalibrated": self.batchnorm_recalibrated,
+            "notes": list(self.notes),
+            "layers": [
+                {
+                    **asdict(layer),
+                    "shape": list(layer.shape),
+                    "sparsity": layer.sparsity,
+                }
+                for layer in self.layers
+            ],
+            "stages": [
+                {
+                    **asdict(stage),
+                    "layers": list(stage.layers),
+                    "trials": [asdict(trial) for trial in stage.trials],
+                    "gap": stage.gap,
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "weights", "kept", "sparsity", "moved")]
+        rows += [
+            (
+                layer.name,
+                "x".join(str(length) for length in layer.shape),
+                f"{layer.n_weights:,}",
+                f"{layer.n_kept:,}",
+                f"{layer.sparsity:.2%}",
+                f"{layer.moved:.2f}",
+            )
+            for layer in self.layers
+        ]
+        rows.append(
+            (
+                "total",
+                "",
+                f"{self.n_weights:,}",
+                f"{self.n_kept:,}",
+                f"{self.sparsity:.2%}",
+                "",
+            )
+        )
+        return "\n".join([*_table(rows), "", *self._stage_lines(), *self.notes])
+
+    def _stage_lines(self) -> list[str]:
+        if not self.stages:
+            return []
+        rows = [("stage", "sparsity", "rows", "ridge", "step", "loss", "model", "gap")]
+        rows += [
+            (
+                str(number)
+                if len(stage.layers) != 1
+                else f"{number} {stage.layers[0]}",
+                f"{stage.sparsity:.2%}",
+                str(stage.n_rows),
+                f"{stage.chosen.ridge:.1e}",
+                f"{stage.chosen.step:g}",
+                f"{stage.loss_before:.4f} -> {stage.chosen.loss:.4f}",
+                f"{stage.predicted_change:+.4f}",
+                "" if math.isnan(stage.gap) else f"{stage.gap:.2%}",
+            )
+            for number, stage in enumerate(self.stages, start=1)
+        ]
+        gradients = sum(stage.gradient_seconds for stage in self.stages)
+        solving = sum(stage.solve_seconds for stage in self.stages)
+        largest = max(stage.matrix_bytes for stage in self.stages)
+        norms = " (BatchNorm recalibrated)" if self.batchnorm_recalibrated else ""
+        return [
+            *_table(rows),
+            "",
+            f"calibration loss {self.loss_before:.4f} -> {self.loss_after:.4f}{norms}",
+            f"gradients {gradients:.1f} s, solving {solving:.1f} s, "
+            f"gradient matrix {largest / 2**20:.1f} MiB",
+        ]
+
+    def plot(self, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+        """Draw the sparsity of each layer and the loss over the stages.
+
+        Parameters
+        ----------
+        axes : pair of matplotlib Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        pair of matplotlib Axes
+        """
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            _, pair = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+            axes = pair[0], pair[1]
+        left, right = axes
+        left.barh([x.name for x in self.layers], [x.sparsity for x in self.layers])
+        left.axvline(self.sparsity, color="0.3", linestyle="--", label="total")
+        left.invert_yaxis()
+        left.set(xlabel="sparsity", xlim=(0, 1), title="Sparsity of each layer")
+        left.legend()
+        losses = [self.loss_before, *(stage.chosen.loss for stage in self.stages)]
+        right.plot(range(len(losses)), losses, marker="o")
+        right.set(
+            xlabel="stage", ylabel="calibration loss", title="Loss after each stage"
+        )
+        return axes
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Align columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

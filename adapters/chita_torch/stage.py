@@ -1,0 +1,276 @@
+"""One stage: gradients at the current weights, candidates, the best one written.
+
+With w_bar the current weights, c = 1/sqrt(B) where the first-order term is used and
+0 where it is not, the loss is modelled by
+
+    F(w) - F(w_bar) = 1/(2n) ( ||A (w - w_bar) + c 1||^2 - ||c 1||^2 )
+
+and ``n F(w) + n ridge/2 ||w - w_bar||^2`` is minimised under the pattern by
+`chita_sklearn.core`. Which ridge, whether to use c, and how far to go along the step
+is decided by the true loss on the calibration batches.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
+
+from .batches import Batches
+from .gradients import LossFunction, gradient_matrix, matrix_bytes
+from .layout import Layout
+from .report import Stage, Trial
+from .state import mean_loss
+
+DECADES = (-2, -1, 0, 1, 2)  # of ridge around the mean curvature, in the first stage
+MAX_HALVINGS = 4  # of a step
+
+
+@dataclass
+class Search:
+    """Which ridges and first-order terms a stage tries.
+
+    The first stage tries `DECADES` around the mean curvature, and so does one that
+    follows a stage in which nothing helped; others try the last ridge, ten times less
+    and ten times more.
+    """
+
+    ridge: float | None  # None: to be chosen
+    first_order: bool | None
+    last: float | None = None  # the ridge chosen in the stage before
+
+    def candidates(self, curvature: float) -> list[tuple[float, bool]]:
+        """Pairs (ridge, first_order) to try; ``curvature`` is the mean of h_j / n."""
+        if self.ridge is not None:
+            ridges = [self.ridge]
+        elif self.last is None:
+            centre = round(math.log10(curvature)) if curvature > 0 else 0
+            ridges = [10.0 ** (centre + decade) for decade in DECADES]
+        else:
+            ridges = [self.last * factor for factor in (0.1, 1.0, 10.0)]
+        orders = [True, False] if self.first_order is None else [self.first_order]
+        return [(ridge, order) for order in orders for ridge in ridges]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same from stage to stage."""
+
+    model: nn.Module
+    loss_fn: LossFunction
+    data: Batches
+    n_gradients: int
+    solver: str
+    regrow: bool
+    block_size: int | None
+    device: torch.device
+    random_state: int
+    on_row: Callable[[int], object]
+
+
+def run_stage(
+    setting: Setting, layout: Layout, pattern: Any, search: Search, loss_before: float
+) -> tuple[Stage, Tensor]:
+    """Prune the weights of ``layout`` to ``pattern``, in place.
+
+    Parameters
+    ----------
+    setting : Setting
+        Model, data and options.
+    layout : Layout
+        The weights of this stage, ``p`` in all.
+    pattern : pattern of chita_sklearn.core
+        On the coordinates of ``layout``.
+    search : Search
+        What to try; its ``last`` is updated.
+    loss_before : float
+        Calibration loss of the model as it is (nan without calibration).
+
+    Returns
+    -------
+    stage : Stage
+        What was tried and chosen.
+    mask : Tensor of bool, shape (p,)
+        The weights kept.
+
+    Notes
+    -----
+    Time: n gradients of B samples, one solve per candidate, one calibration loss per
+    candidate and halving. Memory: A, and what the solver needs beside it.
+    """
+    data, B = setting.data, setting.data.samples_per_gradient
+    n = min(setting.n_gradients, data.n_available)
+    gradients = gradient_matrix(
+        setting.model,
+        setting.loss_fn,
+        data.draw(n),
+        layout,
+        n,
+        samples_per_gradient=B,
+        device=setting.device,
+        on_row=setting.on_row,
+    )
+    start = perf_counter()
+    A = gradients.A
+    w_bar = layout.gather().to(A)
+    curvature = squared_norms(A)
+    live = curvature > 0
+    _warn_if_unused(layout, live)
+    if not setting.regrow:
+        # A pruned weight stays so: with no gradient it has nothing to return for.
+        live &= w_bar != 0
+        A.masked_fill_(~live, 0.0)
+    # Where the gradient is zero the centre is zero too: such a weight is worth
+    # nothing to the model of the loss, and is the first to go.
+    prior = torch.where(live, w_bar, 0.0)
+    mean_curvature = float(curvature.sum()) / n / max(int(live.sum()), 1)
+    trials: list[Trial] = []
+    best: tuple[Trial, Solution, Tensor, Tensor] | None = None
+    for ridge, first_order in search.candidates(mean_curvature):
+        c = 1 / math.sqrt(B) if first_order else 0.0
+        solution = _solve(setting, layout, A, prior, pattern, ridge, c)
+        coef = torch.as_tensor(solution.coef).to(A)
+        mask = _complete(pattern, solution, live, w_bar)
+        full = torch.where(live, coef, w_bar) * mask
+        for step in _steps(halve=not math.isnan(loss_before)):
+            weights = torch.where(mask, w_bar + step * (full - w_bar), 0.0)
+            layout.scatter(weights)
+            loss = mean_loss(setting.model, setting.loss_fn, data.calibration)
+            trial = Trial(ridge, first_order, step, loss)
+            trials.append(trial)
+            better = best is None or loss < best[0].loss or math.isnan(best[0].loss)
+            if better:
+                best = trial, solution, mask, weights
+            elif step < 1:
+                break
+    assert best is not None
+    chosen, solution, mask, weights = best
+    if not math.isnan(loss_before):
+        if not math.isfinite(chosen.loss):
+            msg = (
+                f"the calibration loss is {chosen.loss} at every ridge tried: raise "
+                "ridge, prune in more stages, or look for overflow in loss_fn."
+            )
+            raise ValueError(msg)
+        present = _as_mask(pattern, w_bar.abs())
+        if chosen.loss > loss_before and not bool((w_bar[~present] != 0).any()):
+            # Sparse enough already, and no candidate is better: stay.
+            chosen = replace(chosen, step=0.0, loss=loss_before)
+            trials.append(chosen)
+            mask, weights = present, w_bar
+    layout.scatter(weights)
+    search.last = chosen.ridge if chosen.step > 0 else None
+    shift = A @ (weights - w_bar) + (1 / math.sqrt(B) if chosen.first_order else 0.0)
+    stage = Stage(
+        layers=tuple(layout.names),
+        sparsity=int((~mask).sum()) / len(layout),
+        n_rows=n,
+        chosen=chosen,
+        trials=tuple(trials),
+        loss_before=loss_before,
+        predicted_change=_predicted_change(shift, chosen.first_order, B),
+        objective=solution.objective,
+        lower_bound=solution.lower_bound,
+        solver=setting.solver,
+        message=solution.status.value,
+        gradient_method=gradients.method,
+        gradient_seconds=gradients.seconds,
+        solve_seconds=perf_counter() - start,
+        matrix_bytes=matrix_bytes(n, len(layout), A.dtype),
+    )
+    return stage, mask
+
+
+def squared_norms(A: Tensor) -> Tensor:
+    """h_j = ||a_j||^2, shape (p,)."""
+    return torch.linalg.vector_norm(A, dim=0) ** 2
+
+
+def _steps(*, halve: bool) -> Iterator[float]:
+    """Shares of the full step to try, until one does not help."""
+    yield 1.0
+    if halve:
+        for exponent in range(1, MAX_HALVINGS + 1):
+            yield 0.5**exponent
+
+
+def _solve(
+    setting: Setting,
+    layout: Layout,
+    A: Tensor,
+    prior: Tensor,
+    pattern: Any,
+    ridge: float,
+    c: float,
+) -> Solution:
+    blocks = _blocks(layout, setting.block_size)
+    problems = []
+    for block in blocks:
+        A_block, prior_block = A[:, block], prior[block]
+        # Each block sees the whole loss: a first-order term that is not shared out
+        # would have every block take the whole step.
+        b = A_block @ prior_block - c / len(blocks)
+        problems.append(
+            LeastSquares(
+                _native(A_block), _native(b), ridge=ridge, prior=_native(prior_block)
+            )
+        )
+    problem = problems[0] if len(problems) == 1 else BlockLeastSquares(problems)
+    return solve(
+        problem, pattern, solver=setting.solver, random_state=setting.random_state
+    )
+
+
+def _blocks(layout: Layout, block_size: int | None) -> list[slice]:
+    """Consecutive stretches of at most ``block_size``, none across two layers."""
+    if block_size is None:
+        return [slice(0, len(layout))]
+    return [
+        slice(i, min(i + block_size, slot.stop))
+        for slot in layout.slots
+        for i in range(slot.start, slot.stop, block_size)
+    ]
+
+
+def _complete(pattern: Any, solution: Solution, live: Tensor, w_bar: Tensor) -> Tensor:
+    """Return the support at its exact size.
+
+    Where fewer weights have a gradient than are to be kept, the largest of the rest
+    are kept as they are.
+    """
+    chosen = torch.as_tensor(solution.support).to(live.device) & live
+    spare = torch.where(live, -1.0, w_bar.abs() / (1 + w_bar.abs()))
+    score = torch.where(chosen, 2.0, spare.double())
+    return _as_mask(pattern, score)
+
+
+def _as_mask(pattern: Any, score: Tensor) -> Tensor:
+    return torch.as_tensor(pattern.best_mask(_native(score))).to(score.device)
+
+
+def _native(tensor: Tensor) -> Any:
+    """Hand a tensor to the core: shared memory with NumPy on a CPU, else as it is."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:
+    square = float(shift.double().square().mean())
+    return 0.5 * (square - (1 / B if first_order else 0.0))
+
+
+def _warn_if_unused(layout: Layout, live: Tensor) -> None:
+    unused = [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
+    if unused:
+        msg = (
+            f"the loss does not depend on {unused}: every gradient is zero, so these "
+            "weights are pruned first. Exclude them if they are used elsewhere."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=4)

@@ -1,0 +1,264 @@
+"""How much is kept: sparsity, scope and pattern, stage by stage.
+
+Every target becomes a pattern of `chita_sklearn.core` on the flat vector of length
+``p``; a budget of ``round((1 - sparsity) p)`` weights is met exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from chita_sklearn.core import Cardinality, NOfM, PerBlock, WithFloor
+
+from .layout import Layout, select
+
+Schedule: TypeAlias = str | Callable[[int, int], float]
+
+FIRST_SPARSITY = 0.1  # where the schedules start, or the final one if it is lower
+
+
+def _exponential(t: int, stages: int) -> float:
+    last = 2.0 ** -(stages - 1)
+    return (1 - 2.0**-t) / (1 - last)
+
+
+def _cubic(t: int, stages: int) -> float:
+    return 1 - (1 - t / (stages - 1)) ** 3
+
+
+def _linear(t: int, stages: int) -> float:
+    return t / (stages - 1)
+
+
+SCHEDULES = {"exponential": _exponential, "cubic": _cubic, "linear": _linear}
+
+
+def schedule_fractions(schedule: Schedule, stages: int) -> list[float]:
+    """Share of the way from the first to the final sparsity, at each stage.
+
+    Parameters
+    ----------
+    schedule : {"exponential", "cubic", "linear"} or callable
+        With ``x = t / (stages - 1)``: ``(1 - 2^-t) / (1 - 2^-(stages - 1))``,
+        ``1 - (1 - x)^3``, ``x``; or ``schedule(t, stages)`` in [0, 1].
+    stages : int
+        At least 1.
+
+    Returns
+    -------
+    list of float
+        Of length ``stages``; the last is 1.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a callable leaves [0, 1], falls or does not end
+        at 1.
+
+    Examples
+    --------
+    >>> schedule_fractions("exponential", 4)
+    [0.0, 0.571..., 0.857..., 1.0]
+    """
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            msg = (
+                f"schedule={schedule!r} is unknown; choose from {sorted(SCHEDULES)} "
+                "or give a callable (t, stages) -> share in [0, 1]."
+            )
+            raise ValueError(msg)
+        if stages == 1:
+            return [1.0]
+        schedule = SCHEDULES[schedule]
+    fractions = [float(schedule(t, stages)) for t in range(stages)]
+    rising = fractions == sorted(fractions) and 0 <= fractions[0] <= fractions[-1]
+    if not rising or abs(fractions[-1] - 1) > 1e-9:
+        msg = (
+            "schedule(t, stages) must rise within [0, 1] and end at 1 for "
+            f"t = stages - 1; got {fractions}."
+        )
+        raise ValueError(msg)
+    return [*fractions[:-1], 1.0]
+
+
+def parse_pattern(pattern: str | Sequence[int] | None) -> tuple[int, int] | None:
+    """Read "n:m" or (n, m): keep n of every m consecutive weights of a row."""
+    if pattern is None:
+        return None
+    if isinstance(pattern, str):
+        match = re.fullmatch(r"(\d+):(\d+)", pattern)
+        pair: Sequence[Any] = match.groups() if match else ()
+    else:
+        pair = pattern
+    try:
+        n, m = (int(number) for number in pair)
+    except (TypeError, ValueError):
+        n = m = 0
+    if not 0 < n < m:
+        msg = (
+            f"pattern={pattern!r} must be 'n:m' or (n, m) with 0 < n < m, "
+            "such as '2:4' or (4, 8)."
+        )
+        raise ValueError(msg)
+    return n, m
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to keep of a layout at the end, and on the way there.
+
+    Exactly one of ``sparsity`` (one number), ``per_layer`` (one per layer) and
+    ``n_of_m`` is set; ``min_density`` goes with ``sparsity``.
+    """
+
+    layout: Layout
+    sparsity: float | None = None
+    per_layer: tuple[float, ...] | None = None
+    n_of_m: tuple[int, int] | None = None
+    min_density: float = 0.0
+
+    def at(self, fraction: float) -> Any:
+        """Return the core's pattern, ``fraction`` of the way to the end."""
+        layout, p = self.layout, len(self.layout)
+        if self.n_of_m is not None:
+            n, m = self.n_of_m
+            return _groups(layout, round(m - (m - n) * fraction), m)
+        if self.per_layer is not None:
+            sizes = [
+                kept(sparsity_on_the_way(s, fraction), size)
+                for s, size in zip(self.per_layer, layout.sizes(), strict=True)
+            ]
+            return PerBlock(layout.labels().numpy(), sizes)
+        assert self.sparsity is not None
+        k = kept(sparsity_on_the_way(self.sparsity, fraction), p)
+        if self.min_density == 0:
+            return Cardinality(k)
+        floors = [round(self.min_density * size) for size in layout.sizes()]
+        return WithFloor(k, layout.labels().numpy(), floors)
+
+
+def kept(sparsity: float, p: int) -> int:
+    """Weights kept of p: round((1 - sparsity) p)."""
+    return round((1 - sparsity) * p)
+
+
+def sparsity_on_the_way(sparsity: float, fraction: float) -> float:
+    """Sparsity at a share of the way from `FIRST_SPARSITY` to the final one."""
+    first = min(FIRST_SPARSITY, sparsity)
+    return sparsity if fraction == 1 else first + (sparsity - first) * fraction
+
+
+def _groups(layout: Layout, n: int, m: int) -> Any:
+    if all(slot.row_length % m == 0 for slot in layout.slots):
+        return NOfM(n, m, len(layout))
+    # Some rows end with a short group, so groups are not m apart throughout.
+    labels, lengths = layout.group_labels(m)
+    return PerBlock(labels.numpy(), torch.clamp(lengths, max=n).numpy())
+
+
+def check_share(name: str, value: Any, *, zero: bool = True) -> float:
+    """Return ``value`` if it is a number in [0, 1) (or (0, 1) without zero)."""
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not (0 <= value < 1) or (value == 0 and not zero):
+        low = "[0" if zero else "(0"
+        msg = f"{name}={value!r} must be a number in {low}, 1)."
+        raise ValueError(msg)
+    return float(value)
+
+
+def make_targets(
+    model: nn.Module,
+    *,
+    sparsity: float | None,
+    density: float | None,
+    scope: str | Mapping[str, float],
+    pattern: str | Sequence[int] | None,
+    min_density: float,
+    include: Any,
+    exclude: Any,
+) -> list[Target]:
+    """Turn `prune`'s arguments into targets, to be met one after the other.
+
+    Scope "layer" gives one target per layer, any other scope a single one.
+    """
+    n_of_m = parse_pattern(pattern)
+    by_name = isinstance(scope, Mapping)
+    if not by_name and scope not in ("global", "layer"):
+        msg = (
+            f"scope={scope!r} must be 'global', 'layer' or a mapping of name patterns "
+            "to sparsities."
+        )
+        raise ValueError(msg)
+    if n_of_m is not None and (sparsity, density, by_name) != (None, None, False):
+        msg = (
+            f"pattern={pattern!r} fixes the sparsity of every layer: leave out "
+            "sparsity, density and a scope of names."
+        )
+        raise ValueError(msg)
+    if sparsity is not None and density is not None:
+        msg = (
+            f"give sparsity or density, not both (sparsity = 1 - density); "
+            f"got sparsity={sparsity!r}, density={density!r}."
+        )
+        raise ValueError(msg)
+    if density is not None:
+        if density == 1 and not isinstance(density, bool):
+            sparsity = 0.0
+        else:
+            sparsity = 1 - check_share("density", density, zero=False)
+    elif sparsity is not None:
+        sparsity = check_share("sparsity", sparsity)
+    elif n_of_m is None and not by_name:
+        msg = "give sparsity, density, pattern, or sparsities by name in scope."
+        raise ValueError(msg)
+    min_density = check_share("min_density", min_density)
+    if min_density and (scope != "global" or n_of_m is not None):
+        msg = (
+            f"min_density={min_density} is a floor under a global budget: use it with "
+            "scope='global' and without pattern."
+        )
+        raise ValueError(msg)
+    if sparsity is not None and min_density > 1 - sparsity:
+        msg = (
+            f"min_density={min_density} is more than the density asked for, "
+            f"{1 - sparsity:.6g}; lower it or the sparsity."
+        )
+        raise ValueError(msg)
+    layout = Layout.of(model, include, exclude)
+    if isinstance(scope, Mapping):
+        return [_named_target(model, layout, scope, sparsity)]
+    parts = layout.split() if scope == "layer" else [layout]
+    return [Target(part, sparsity, None, n_of_m, min_density) for part in parts]
+
+
+def _named_target(
+    model: nn.Module,
+    layout: Layout,
+    scope: Mapping[str, float],
+    rest: float | None,
+) -> Target:
+    """One sparsity per layer; the first name that matches a layer decides."""
+    sparsity_of: dict[str, float] = {}
+    for pattern, value in scope.items():
+        share = check_share(f"scope[{pattern!r}]", value)
+        matched = set(select(model, include=pattern)) & set(layout.names)
+        if not matched:
+            msg = (
+                f"scope[{pattern!r}] names no layer that is to be pruned; those are "
+                f"{layout.names}. Name others in include= as well."
+            )
+            raise ValueError(msg)
+        for name in matched:
+            sparsity_of.setdefault(name, share)
+    if rest is not None:
+        for name in layout.names:
+            sparsity_of.setdefault(name, rest)
+    names = [name for name in layout.names if name in sparsity_of]
+    named = layout.keep(names)
+    return Target(named, per_layer=tuple(sparsity_of[name] for name in names))

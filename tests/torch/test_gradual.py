@@ -1,0 +1,189 @@
+"""Zeros stay zero while training; gradual pruning; resuming from a state_dict."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from chita_torch import GradualPruner, keep_pruned, prune  # noqa: E402
+from chita_torch.layout import select  # noqa: E402
+
+QUICK = {
+    "n_gradients": 20,
+    "samples_per_gradient": 4,
+    "progress": False,
+    "random_state": 0,
+}
+
+OPTIMIZERS = {
+    "SGD with momentum": lambda p: torch.optim.SGD(
+        p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True
+    ),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "AdamW amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01, initial_accumulator_value=0.1),
+}
+
+
+def train(model, batches, loss_fn, optimizer, epochs=2, clip=None):
+    for _ in range(epochs):
+        for batch in batches:
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+
+
+def masks_of(model):
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] != 0 for name in select(model)}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_zeros_stay_zero_and_the_rest_trains(case, name):
+    model, batches, loss_fn = case
+    optimizer = OPTIMIZERS[name](model.parameters())
+    train(model, batches, loss_fn, optimizer, epochs=1)  # momentum before pruning
+    report = prune(model, batches, loss_fn, sparsity=0.7, **QUICK)
+    before = copy.deepcopy(model.state_dict())
+    with keep_pruned(model, optimizer) as kept:
+        train(model, batches, loss_fn, optimizer, clip=0.5)
+        for mask_name, mask in report.masks.items():
+            parameter = model.get_parameter(mask_name)
+            assert torch.equal(kept.masks[mask_name], mask)
+            assert not bool(parameter.detach()[~mask].any())
+            assert not torch.equal(parameter[mask], before[mask_name][mask])
+    assert model.state_dict().keys() == before.keys()
+
+
+def test_after_removal_every_weight_trains_again(mlp):
+    model, batches, loss_fn = mlp
+    prune(model, batches, loss_fn, sparsity=0.7, **QUICK)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kept = keep_pruned(model, optimizer)
+    kept.remove()
+    kept.remove()
+    train(model, batches, loss_fn, optimizer)
+    assert int((model[0].weight == 0).sum()) < 10
+
+
+def test_clipping_sees_the_living_weights_only(mlp):
+    model, batches, loss_fn = mlp
+    report = prune(model, batches, loss_fn, sparsity=0.9, **QUICK)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with keep_pruned(model, optimizer, report.masks):
+        loss_fn(model, batches[0]).backward()
+        for name, mask in report.masks.items():
+            gradient = model.get_parameter(name).grad
+            assert not bool(gradient[~mask].any())
+            assert bool(gradient[mask].any())
+
+
+def test_what_the_optimizer_remembers_of_pruned_weights_is_forgotten(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    train(model, batches, loss_fn, optimizer, epochs=1)
+    report = prune(model, batches, loss_fn, sparsity=0.5, **QUICK)
+    keep_pruned(model, optimizer)
+    mask = report.masks["0.weight"]
+    state = optimizer.state[model[0].weight]
+    assert not bool(state["exp_avg"][~mask].any())
+    assert bool(state["exp_avg"][mask].all())
+
+
+def test_resume_from_a_state_dict(mlp, tmp_path):
+    model, batches, loss_fn = mlp
+    report = prune(model, batches, loss_fn, sparsity=0.8, **QUICK)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with keep_pruned(model, optimizer):
+        train(model, batches, loss_fn, optimizer, epochs=1)
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
+
+    loaded = torch.load(path, weights_only=True)
+    again = nn.Sequential(
+        nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    again.load_state_dict(loaded["model"])
+    optimizer = torch.optim.Adam(again.parameters(), lr=0.01)
+    optimizer.load_state_dict(loaded["optimizer"])
+    with keep_pruned(again, optimizer) as kept:
+        train(again, batches, loss_fn, optimizer)
+        for name, mask in report.masks.items():
+            assert torch.equal(kept.masks[name], mask)
+            assert torch.equal(again.get_parameter(name) != 0, mask)
+
+
+def test_a_pruned_model_can_be_copied_and_saved_whole(mlp, tmp_path):
+    model, batches, loss_fn = mlp
+    prune(model, batches, loss_fn, sparsity=0.8, **QUICK)
+    keep_pruned(model, torch.optim.Adam(model.parameters())).remove()
+    twin = copy.deepcopy(model)
+    assert masks_of(twin).keys() == masks_of(model).keys()
+    torch.save(model, tmp_path / "model.pt")
+
+
+def test_gradual_pruning_prunes_at_its_steps_and_holds_in_between(case):
+    model, batches, loss_fn = case
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    p = sum(mask.numel() for mask in masks_of(model).values())
+    sparsities = []
+    with GradualPruner(
+        model, optimizer, batches, loss_fn, at=[0, 2, 3], sparsity=0.8, **QUICK
+    ) as pruner:
+        for epoch in range(1, 5):
+            train(model, batches, loss_fn, optimizer, epochs=1)
+            report = pruner.step()
+            assert (report is not None) == (epoch in (2, 3))
+            zeros = sum(int((~mask).sum()) for mask in masks_of(model).values())
+            sparsities.append(zeros / p)
+    assert len(pruner.reports) == 3
+    expected = [0.1, 0.1 + 0.7 * 0.875, 0.8, 0.8]
+    assert sparsities == pytest.approx(expected, abs=1 / p)
+
+
+def test_gradual_pruning_to_a_pattern(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with GradualPruner(
+        model, optimizer, batches, loss_fn, at=[1], pattern="2:4", **QUICK
+    ) as pruner:
+        train(model, batches, loss_fn, optimizer, epochs=1)
+        pruner.step()
+        train(model, batches, loss_fn, optimizer, epochs=1)
+    groups = (model[0].weight != 0).reshape(-1, 4).sum(dim=1)
+    assert bool((groups == 2).all())
+
+
+def test_gradual_pruning_resumes(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    options = {"at": [1, 3], "sparsity": 0.6, **QUICK}
+    pruner = GradualPruner(model, optimizer, batches, loss_fn, **options)
+    pruner.step()
+    pruner.step()
+    pruner.remove()
+    saved = pruner.state_dict()
+    again = GradualPruner(model, optimizer, batches, loss_fn, **options)
+    again.load_state_dict(saved)
+    for name, mask in masks_of(model).items():
+        assert torch.equal(again.kept.masks[name], mask)
+    report = again.step()
+    assert report.n_kept == round(0.4 * 224)
+
+
+def test_bad_arguments(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with pytest.raises(TypeError, match=r"must be a torch.optim.Optimizer"):
+        keep_pruned(model, "Adam")
+    with pytest.raises(ValueError, match=r"masks\['0.weight'\] fits no parameter"):
+        keep_pruned(model, optimizer, {"0.weight": torch.ones(3, 3) > 0})
+    with pytest.raises(ValueError, match=r"at=\[\]"):
+        GradualPruner(model, optimizer, batches, loss_fn, at=[], sparsity=0.5)
+    with pytest.raises(ValueError, match="sparsity=2"):
+        GradualPruner(model, optimizer, batches, loss_fn, at=[1], sparsity=2)

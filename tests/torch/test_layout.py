@@ -1,0 +1,163 @@
+"""Which parameters are chosen, and their place in the flat vector."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from chita_torch.layout import Layout, select  # noqa: E402
+
+
+def test_default_is_weights_of_linear_conv_and_projections(trained):
+    assert select(trained["conv"][0]) == [
+        "stem.weight",
+        "grouped.weight",
+        "up.weight",
+        "head.weight",
+    ]
+    assert select(trained["encoder"][0]) == [
+        "block.self_attn.in_proj_weight",
+        "block.self_attn.out_proj.weight",
+        "block.linear1.weight",
+        "block.linear2.weight",
+        "head.weight",
+    ]
+
+
+def test_attention_with_separate_projections_is_chosen():
+    names = select(nn.MultiheadAttention(4, 2, kdim=3, vdim=5))
+    assert names == [
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+        "out_proj.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        ("head", None, ["head.weight"]),
+        (["head", "stem"], None, ["stem.weight", "head.weight"]),
+        ("*", "head", ["stem.weight", "grouped.weight", "up.weight"]),
+        (nn.Linear, None, ["head.weight"]),
+        (None, nn.ConvTranspose2d, ["stem.weight", "grouped.weight", "head.weight"]),
+        (None, ["*.weight", nn.Linear], None),
+        ("*.bias", ["norm", "grouped"], ["stem.bias", "up.bias", "head.bias"]),
+        (nn.BatchNorm2d, None, ["norm.weight"]),
+        (lambda name, parameter: parameter.ndim == 4, "up", None),
+    ],
+)
+def test_include_and_exclude(trained, include, exclude, expected):
+    model = trained["conv"][0]
+    if exclude == ["*.weight", nn.Linear]:
+        with pytest.raises(ValueError, match="no prunable layer"):
+            select(model, include, exclude)
+        return
+    names = select(model, include, exclude)
+    assert names == (expected or ["stem.weight", "grouped.weight"])
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_names_the_nearest(trained, argument):
+    with pytest.raises(ValueError, match=r"'heed' matches no parameter.*'head'"):
+        select(trained["conv"][0], **{argument: "heed"})
+    with pytest.raises(ValueError, match=r"'Conv3d' matches no.*'Conv2d'"):
+        select(trained["conv"][0], **{argument: nn.Conv3d})
+
+
+def test_selector_of_another_kind_is_refused(trained):
+    with pytest.raises(TypeError, match="got 3"):
+        select(trained["mlp"][0], include=[3])
+
+
+def test_tied_weights_appear_once_and_under_any_of_their_names():
+    model = nn.Module()
+    model.a = nn.Linear(4, 4, bias=False)
+    model.b = nn.Linear(4, 4, bias=False)
+    model.b.weight = model.a.weight
+    assert select(model) == ["a.weight"]
+    assert select(model, include="b") == ["a.weight"]
+    assert select(model, include="b.weight") == ["a.weight"]
+
+
+def test_a_weight_tied_to_an_embedding_is_left_out_unless_included():
+    model = nn.Module()
+    model.embed = nn.Embedding(6, 4)
+    model.inner = nn.Linear(4, 4)
+    model.head = nn.Linear(4, 6, bias=False)
+    model.head.weight = model.embed.weight
+    assert select(model) == ["inner.weight"]
+    assert select(model, include=["inner", "head"]) == ["embed.weight", "inner.weight"]
+    assert select(model, include=nn.Embedding) == ["embed.weight"]
+
+
+def test_lazy_integer_and_scalar_parameters_are_refused():
+    with pytest.raises(ValueError, match="not initialised"):
+        select(nn.LazyLinear(3))
+    model = nn.Module()
+    model.whole = nn.Parameter(torch.ones(3, dtype=torch.int32), requires_grad=False)
+    model.scalar = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(TypeError, match=r"torch\.int32"):
+        select(model, include="whole")
+    with pytest.raises(ValueError, match="no axis"):
+        select(model, include="scalar")
+
+
+def test_gather_and_scatter_are_inverse(case):
+    model = case[0]
+    layout = Layout.of(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    flat = layout.gather()
+    assert flat.shape == (len(layout),)
+    assert flat.dtype == torch.float32
+    layout.scatter(torch.zeros_like(flat))
+    assert all(not bool(s.parameter.any()) for s in layout.slots)
+    layout.scatter(flat)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+    for name, tensor in layout.unflatten(flat).items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_linear_weights_lie_row_major_and_input_channels_come_last():
+    linear, conv, up = nn.Linear(3, 2), nn.Conv2d(4, 2, 3), nn.ConvTranspose2d(4, 2, 3)
+    assert torch.equal(Layout.of(linear).gather(), linear.weight.flatten())
+    first = Layout.of(conv).gather()[:4]
+    assert torch.equal(first, conv.weight[0, :, 0, 0])
+    assert torch.equal(Layout.of(up).gather()[:4], up.weight[:, 0, 0, 0])
+
+
+def test_flatten_keeps_leading_axes():
+    slot = Layout.of(nn.Conv2d(4, 2, 3)).slots[0]
+    stack = torch.randn(5, *slot.parameter.shape)
+    flat = slot.flatten(stack)
+    assert flat.shape == (5, slot.size)
+    assert torch.equal(flat[3], slot.flatten(stack[3]))
+    assert torch.equal(slot.unflatten(flat[3]), stack[3])
+
+
+def test_groups_never_straddle_rows():
+    model = nn.Sequential(nn.Linear(6, 2), nn.Conv1d(3, 2, 1))
+    labels, lengths = Layout.of(model).group_labels(4)
+    assert labels.tolist() == [0] * 4 + [1] * 2 + [2] * 4 + [3] * 2 + [4] * 3 + [5] * 3
+    assert lengths.tolist() == [4, 2, 4, 2, 3, 3]
+
+
+def test_split_and_labels_agree_with_the_layers(trained):
+    layout = Layout.of(trained["mlp"][0])
+    assert layout.sizes() == [120, 80, 24]
+    assert torch.bincount(layout.labels()).tolist() == [120, 80, 24]
+    parts = layout.split()
+    assert [part.names for part in parts] == [[name] for name in layout.names]
+    assert torch.equal(torch.cat([part.gather() for part in parts]), layout.gather())
+    assert Layout.join(parts).slots == layout.slots
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_kept_weight_never_becomes_zero_in_a_narrow_type(dtype):
+    model = nn.Linear(3, 1, bias=False).to(getattr(torch, dtype))
+    layout = Layout.of(model)
+    layout.scatter(torch.tensor([1e-44, -1e-44, 0.0]))
+    assert (model.weight[0] != 0).tolist() == [True, True, False]
+    assert model.weight[0, 1].item() < 0
