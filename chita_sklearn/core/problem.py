@@ -296,6 +296,16 @@ class LeastSquares:
 
     # What follows is derived from them.
 
+    def restrict(self, S: Array) -> LeastSquares:
+        """Return the problem on the columns S alone; copies A_S.
+
+        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
+        """
+        prior = None if self.prior is None else self.xp.take(self.prior, S)
+        part = LeastSquares(self.columns(S), self.b, prior=prior)
+        part.mu = self.mu
+        return part
+
     def raw_norms(self) -> Array:
         """Squared column norms before centring: what rounding errors scale with."""
         h = self.column_norms()
