@@ -314,19 +314,10 @@ class ChitaRegressor(
         previous = getattr(self, "coef_", None) if self.warm_start else None
         self._forget()
         # Callbacks score the model on what the caller passed, feature names and all.
-        call = {
-            "estimator": self,
-            "X": X,
-            "y": y,
-            "metadata": None
-            if sample_weight is None
-            else {"sample_weight": sample_weight},
-        }
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        inputs = {"X": X, "y": y, "metadata": metadata}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        n_features = int(X.shape[1])
-        n_targets = 1 if y.ndim == 1 else int(y.shape[1])
-        targets = [y] if y.ndim == 1 else [y[:, t] for t in range(n_targets)]
-        k = _resolved_k(self.k, n_features)
+        k = _resolved_k(self.k, int(X.shape[1]))
         priors = _checked_priors(self.coef_prior, X, y, xp)
         starts = _usable_starts(previous, X, y)
         # One seed for all targets: each gets what a fit of its own would give it.
@@ -334,13 +325,9 @@ class ChitaRegressor(
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
 
-        context = self._init_callback_context(
-            max_subtasks=None if n_targets == 1 else n_targets
-        )
-        context.call_on_fit_task_begin(**call)
-        coefs: list[Array] = []
-        intercepts: list[float] = []
-        solutions: list[Solution] = []
+        outcome = _Outcome(X, y, xp)
+        progress = _Progress(self, len(priors), inputs)
+        targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         for target, prior, start in zip(targets, priors, starts, strict=True):
             problem = LeastSquares(
                 X,
@@ -350,26 +337,7 @@ class ChitaRegressor(
                 sample_weight=sample_weight,
                 fit_intercept=bool(self.fit_intercept),
             )
-
-            def so_far(coef: Array, problem: LeastSquares = problem) -> dict[str, Any]:
-                """Attributes as if the fit ended now, with `coef` for this target.
-
-                Targets not reached yet predict a constant.
-                """
-                coef = xp.astype(coef, X.dtype, copy=False)
-                rest = n_targets - len(coefs) - 1
-                return _linear_attributes(
-                    [*coefs, coef, *[xp.zeros_like(coef)] * rest],
-                    [*intercepts, problem.intercept(coef), *[0.0] * rest],
-                    X,
-                    y,
-                    xp,
-                )
-
-            task = context
-            if n_targets > 1:
-                task = context.subcontext(task_name="target", max_subtasks=None)
-                task.call_on_fit_task_begin(**call)
+            progress.begin_target()
             solution = solve(
                 problem,
                 Cardinality(k),
@@ -379,7 +347,7 @@ class ChitaRegressor(
                 max_iter=int(self.max_iter),
                 tol=float(self.tol),
                 random_state=int(seed),
-                on_step=self._on_step(task, call, so_far),
+                on_step=progress.on_step(partial(outcome.model, problem)),
             )
             if not math.isfinite(solution.objective):
                 msg = (
@@ -388,57 +356,16 @@ class ChitaRegressor(
                     "and y, for example with sklearn.preprocessing.StandardScaler."
                 )
                 raise ValueError(msg)
-            if n_targets > 1:
-                # A request to stop ends the search for this target only: every
-                # target needs coefficients.
-                task.call_on_fit_task_end(
-                    **call, reconstruction_attributes=partial(so_far, solution.coef)
-                )
-            coefs.append(solution.coef)
-            intercepts.append(problem.intercept(solution.coef))
-            solutions.append(solution)
+            outcome.add(problem, solution)
+            progress.end_target(outcome.model)
 
-        self._warn(solutions)
-        fitted = {
-            **_linear_attributes(coefs, intercepts, X, y, xp),
-            **_record(solutions, problem.n, coefs[0], y, xp),
-            "k_": k,
-        }
-        context.call_on_fit_task_end(**call, reconstruction_attributes=fitted)
+        self._warn(outcome.solutions)
+        fitted = {**outcome.model(), **outcome.record(), "k_": k}
+        progress.end(fitted)
+        # Only now: a fit that does not come this far leaves nothing behind.
         for name, value in fitted.items():
             setattr(self, name, value)
         return self
-
-    def _validated(
-        self, X: Any, y: Any, sample_weight: Any
-    ) -> tuple[Any, Array, Array | None, Any]:
-        """Bring the data to X's array library, device and dtype; raise if unfit."""
-        refuse_device_arrays(
-            type(self).__name__,
-            X=X,
-            y=y,
-            sample_weight=sample_weight,
-            coef_prior=self.coef_prior,
-        )
-        if scipy.sparse.issparse(y):
-            msg = "y is sparse; a dense array is needed. Pass y.toarray()."
-            raise TypeError(msg)
-        xp, _, device = get_namespace_and_device(X)
-        y, sample_weight = (follow(a, xp, device) for a in (y, sample_weight))
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csc",
-            dtype=float_dtypes(xp, device),
-            multi_output=True,
-            y_numeric=True,
-        )
-        if scipy.sparse.issparse(X) and not X.has_canonical_format:
-            X = X.copy()  # the caller's matrix is not ours to tidy up
-            X.sum_duplicates()
-        y = xp.astype(y, X.dtype, copy=False)
-        return X, y, _checked_weights(sample_weight, X, xp), xp
 
     def predict(self, X: Any) -> Array:
         """Predict with the linear model.
@@ -536,29 +463,41 @@ class ChitaRegressor(
                 msg = f"{error} {_REMEDIES.get(name, '')}".rstrip()
                 raise InvalidParameterError(msg) from None
 
+    def _validated(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[Any, Array, Array | None, Any]:
+        """Bring the data to X's array library, device and dtype; raise if unfit."""
+        refuse_device_arrays(
+            type(self).__name__,
+            X=X,
+            y=y,
+            sample_weight=sample_weight,
+            coef_prior=self.coef_prior,
+        )
+        if scipy.sparse.issparse(y):
+            msg = "y is sparse; a dense array is needed. Pass y.toarray()."
+            raise TypeError(msg)
+        xp, _, device = get_namespace_and_device(X)
+        y, sample_weight = (follow(a, xp, device) for a in (y, sample_weight))
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csc",
+            dtype=float_dtypes(xp, device),
+            multi_output=True,
+            y_numeric=True,
+        )
+        if scipy.sparse.issparse(X) and not X.has_canonical_format:
+            X = X.copy()  # the caller's matrix is not ours to tidy up
+            X.sum_duplicates()
+        y = xp.astype(y, X.dtype, copy=False)
+        return X, y, _checked_weights(sample_weight, X, xp), xp
+
     def _forget(self) -> None:
         """Drop everything a previous fit has set."""
         for name in [v for v in vars(self) if v.endswith("_") and v[0] != "_"]:
             delattr(self, name)
-
-    def _on_step(
-        self, task: Any, call: dict[str, Any], so_far: Callable[[Array], dict[str, Any]]
-    ) -> Callable[[Array], bool] | None:
-        """Return the solver's hook: one callback task a step; None without callbacks.
-
-        The solver knows nothing of scikit-learn, and pays nothing where nobody looks.
-        """
-        if not getattr(self, "_skl_callbacks", None):
-            return None
-
-        def on_step(coef: Array) -> bool:
-            step = task.subcontext(task_name="step")
-            step.call_on_fit_task_begin(**call)
-            return step.call_on_fit_task_end(
-                **call, reconstruction_attributes=partial(so_far, coef)
-            )
-
-        return on_step
 
     def _warn(self, solutions: list[Solution]) -> None:
         """Warn of what the solver could not do: the one place where it is said."""
@@ -659,47 +598,129 @@ def _usable_starts(previous: Array | None, X: Any, y: Array) -> list[Array | Non
     return [previous if y.ndim == 1 else previous[t, :] for t in range(n_targets)]
 
 
-def _linear_attributes(
-    coefs: list[Array], intercepts: list[float], X: Any, y: Array, xp: Any
-) -> dict[str, Any]:
-    """`coef_` and `intercept_` in X's dtype, by the number of dimensions of y."""
-    coef = xp.astype(xp.stack(coefs), X.dtype, copy=False)
-    intercept = xp.asarray(intercepts, dtype=coef.dtype, device=coef.device)
-    if y.ndim == 1:
-        coef, intercept = coef[0, :], intercept[0]
-    return {"coef_": coef, "intercept_": intercept}
+class _Outcome:
+    """What the targets solved so far amount to, in fitted attributes.
+
+    Coefficients are in X's dtype, and a leading axis of targets is there if y has one.
+    """
+
+    def __init__(self, X: Any, y: Array, xp: Any) -> None:
+        self.dtype, self.xp = X.dtype, xp
+        self.n_targets = None if y.ndim == 1 else int(y.shape[1])
+        self.solutions: list[Solution] = []
+        self._coefs: list[Array] = []
+        self._intercepts: list[float] = []
+        self._n = 1.0  # the solver counts in units of n F, the estimator in F
+
+    def add(self, problem: LeastSquares, solution: Solution) -> None:
+        """Append the solution for the next target."""
+        self.solutions.append(solution)
+        self._coefs.append(self.xp.astype(solution.coef, self.dtype, copy=False))
+        self._intercepts.append(problem.intercept(self._coefs[-1]))
+        self._n = problem.n
+
+    def model(
+        self, problem: LeastSquares | None = None, coef: Array | None = None
+    ) -> dict[str, Any]:
+        """`coef_` and `intercept_` as if the fit ended now.
+
+        With a problem and its coefficients so far, these are the next target's. Those
+        of targets not reached yet are zero.
+        """
+        xp = self.xp
+        coefs, intercepts = list(self._coefs), list(self._intercepts)
+        if problem is not None:
+            coefs.append(xp.astype(coef, self.dtype, copy=False))
+            intercepts.append(problem.intercept(coefs[-1]))
+        rest = (self.n_targets or 1) - len(coefs)
+        stacked = xp.stack(coefs + [xp.zeros_like(coefs[0])] * rest)
+        constants = xp.asarray(
+            intercepts + [0.0] * rest, dtype=self.dtype, device=stacked.device
+        )
+        if self.n_targets is None:
+            stacked, constants = stacked[0, :], constants[0]
+        return {"coef_": stacked, "intercept_": constants}
+
+    def record(self) -> dict[str, Any]:
+        """Supports and statistics, once all targets are solved."""
+        xp, n = self.xp, self._n
+        objectives = [s.objective / n for s in self.solutions]
+        # F is never negative: where it is 0, so is the bound, whoever has looked.
+        bounds = [s.lower_bound / n if s.objective else 0.0 for s in self.solutions]
+        pairs = list(zip(objectives, bounds, strict=True))
+        record: dict[str, list[Any]] = {
+            "support_": [xp.nonzero(coef != 0)[0] for coef in self._coefs],
+            "solver_history_": [s.history for s in self.solutions],
+            "n_iter_": [int(s.n_iter) for s in self.solutions],
+            "objective_": objectives,
+            "lower_bound_": bounds,
+            "gap_": [(f - bound) / f if f != bound else 0.0 for f, bound in pairs],
+        }
+        if self.n_targets is None:
+            return {name: values[0] for name, values in record.items()}
+        # Statistics that float32 would round are kept in the widest type there is.
+        device = self._coefs[0].device
+        wide = float_dtypes(xp, device)[0]
+        types = {name: wide for name in ("objective_", "lower_bound_", "gap_")}
+        types["n_iter_"] = xp.int64
+        return {
+            name: xp.asarray(values, dtype=types[name], device=device)
+            if name in types
+            else values
+            for name, values in record.items()
+        }
 
 
-def _record(
-    solutions: list[Solution], n: float, coef: Array, y: Array, xp: Any
-) -> dict[str, Any]:
-    """Support and statistics; the solver counts in units of n F, we in F."""
-    supports = [xp.nonzero(s.coef != 0)[0] for s in solutions]
-    histories = [s.history for s in solutions]
-    n_iters = [int(s.n_iter) for s in solutions]
-    objectives = [s.objective / n for s in solutions]
-    # F is never negative, so where it is 0 the bound is known whoever has looked.
-    bounds = [s.lower_bound / n if s.objective != 0 else 0.0 for s in solutions]
-    gaps = [
-        (f - bound) / f if f != bound else 0.0
-        for f, bound in zip(objectives, bounds, strict=True)
-    ]
-    record = {
-        "support_": supports,
-        "solver_history_": histories,
-        "n_iter_": n_iters,
-        "objective_": objectives,
-        "lower_bound_": bounds,
-        "gap_": gaps,
-    }
-    if y.ndim == 1:
-        return {name: values[0] for name, values in record.items()}
-    # Objectives that float32 would round are kept in the widest type there is.
-    wide = float_dtypes(xp, coef.device)[0]
-    for name in ("objective_", "lower_bound_", "gap_"):
-        record[name] = xp.asarray(record[name], dtype=wide, device=coef.device)
-    record["n_iter_"] = xp.asarray(n_iters, dtype=xp.int64, device=coef.device)
-    return record
+class _Progress:
+    """A fit as scikit-learn's callbacks see it: tasks fit > target > step.
+
+    One target has no task of its own. Attributes are computed only for callbacks that
+    ask for them, and steps are reported only if there are callbacks at all.
+    """
+
+    def __init__(
+        self, estimator: ChitaRegressor, n_targets: int, inputs: dict[str, Any]
+    ) -> None:
+        self._call = {"estimator": estimator, **inputs}
+        self._watched = bool(getattr(estimator, "_skl_callbacks", None))
+        self._single = n_targets == 1
+        # How many steps a solve takes is not known in advance.
+        self._fit = self._target = estimator._init_callback_context(
+            max_subtasks=None if self._single else n_targets
+        )
+        self._fit.call_on_fit_task_begin(**self._call)
+
+    def begin_target(self) -> None:
+        if not self._single:
+            self._target = self._fit.subcontext(task_name="target", max_subtasks=None)
+            self._target.call_on_fit_task_begin(**self._call)
+
+    def on_step(
+        self, model: Callable[[Array], dict[str, Any]]
+    ) -> Callable[[Array], bool] | None:
+        """Return what the solver calls each step; True tells it to stop."""
+        if not self._watched:
+            return None
+
+        def step(coef: Array) -> bool:
+            task = self._target.subcontext(task_name="step")
+            task.call_on_fit_task_begin(**self._call)
+            return task.call_on_fit_task_end(
+                **self._call, reconstruction_attributes=partial(model, coef)
+            )
+
+        return step
+
+    def end_target(self, model: Callable[[], dict[str, Any]]) -> None:
+        # A request to stop ends the search for one target, by its steps: the others
+        # need coefficients all the same.
+        if not self._single:
+            self._target.call_on_fit_task_end(
+                **self._call, reconstruction_attributes=model
+            )
+
+    def end(self, fitted: dict[str, Any]) -> None:
+        self._fit.call_on_fit_task_end(**self._call, reconstruction_attributes=fitted)
 
 
 def _on_host(value: Any) -> Any:
