@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from .regression import RESULTS, environment, write_json
 
 N = 1000
 SHAPES = {"fc1": (40, 784), "fc2": (20, 40), "fc3": (10, 20)}
+DEFAULT_TOL = 1e-3
 FROBENIUS = 131293.29  # ||A||_F^2, the check that the instance is the recorded one
 
 
@@ -160,7 +162,9 @@ def markdown(document: dict) -> str:
     lines = [
         f"{env['processor']}, {env['threads']} thread(s), NumPy "
         f"{env['versions']['numpy']}. Objective over the best recorded one; proven "
-        "gap; cost in float32 products A A' (the published solvers' as recorded).",
+        "gap; cost in float32 products A A', with default settings and, in brackets, "
+        "to a proven gap of 0.1 % (0.5 % at ridge 1e-3). The published solvers' "
+        "figures are the recorded ones; they prove no gap.",
         "",
         "| ridge | sparsity | float64: objective | gap | cost "
         "| float32: objective | gap | cost "
@@ -176,7 +180,11 @@ def markdown(document: dict) -> str:
         for dtype in ("float64", "float32"):
             r = pair.get(dtype)
             cells += (
-                [f"{r['over_best']:.5f}", f"{100 * r['gap']:.3f} %", f"{r['cost']:.2f}"]
+                [
+                    f"{r['over_best']:.5f}",
+                    f"{100 * r['gap']:.3f} %",
+                    f"{r['cost']:.2f} ({r['cost_to_target']:.2f})",
+                ]
                 if r
                 else ["-"] * 3
             )
@@ -213,6 +221,10 @@ def compare(document: dict) -> list[tuple[bool, str]]:
         def gap(r: dict) -> float:
             return r["gap"] if r["gap"] == r["gap"] else float("inf")
 
+        def cost(r: dict) -> float:
+            reached = r["target_gap"] <= target(r["ridge"])
+            return r["cost_to_target"] if reached else float("inf")
+
         claim(
             f"{dtype}: gap <= 0.1 % at ridge >= 1e-2",
             [r for r in own if r["ridge"] >= 1e-2],
@@ -238,15 +250,15 @@ def compare(document: dict) -> list[tuple[bool, str]]:
             1 + 1e-6,
         )
         claim(
-            f"{dtype}: cost <= 2.5 at sparsity >= .8",
+            f"{dtype}: cost to that gap <= 2.5 at sparsity >= .8",
             [r for r in own if r["sparsity"] >= 0.8],
-            lambda r: r["cost"],
+            cost,
             2.5,
         )
         claim(
-            f"{dtype}: cost <= 4 below",
+            f"{dtype}: cost to that gap <= 4 below",
             [r for r in own if r["sparsity"] < 0.8],
-            lambda r: r["cost"],
+            cost,
             4.0,
         )
     pairs: dict[tuple, dict] = {}
@@ -266,6 +278,40 @@ def compare(document: dict) -> list[tuple[bool, str]]:
     return out
 
 
+def target(ridge: float) -> float:
+    """Return the proven gap asked for: weaker where the ridge, and so the bound, is."""
+    return 1e-3 if ridge >= 1e-2 else 5e-3
+
+
+def timed(
+    solve: Callable[[dict], dict],
+    unit: Callable[[], float],
+    *,
+    goal: float | None,
+    repeat: int,
+) -> dict:
+    """Return the solve's record with its costs; the unit is timed beside each solve.
+
+    ``cost`` is with default settings; ``cost_to_target`` up to the gap ``goal``,
+    another solve where that is weaker than the default.
+    """
+    units, runs, early = [], [], []
+    for _ in range(repeat):
+        units.append(unit())
+        runs.append(solve({}))
+        if goal and goal > DEFAULT_TOL:
+            early.append(solve({"tol": goal}))
+    product = min(units)
+    record = min(runs, key=lambda r: r["cpu"])
+    quick = min(early, key=lambda r: r["cpu"]) if early else record
+    return record | {
+        "product_cpu": product,
+        "cost": record["cpu"] / product,
+        "cost_to_target": quick["cpu"] / product,
+        "target_gap": quick["gap"],
+    }
+
+
 def numbers(text: str) -> list[float]:
     """Parse a comma-separated list."""
     return [float(part) for part in text.split(",")]
@@ -279,6 +325,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtypes", default="float64,float32")
     parser.add_argument("--solver", default="auto")
     parser.add_argument("--max-iter", type=int, help="default: the solver's own")
+    parser.add_argument("--tol", type=float, help="default: the solver's own")
     parser.add_argument("--repeat", type=int, default=1, help="the best time counts")
     parser.add_argument(
         "--output", type=Path, default=RESULTS / "pruning_instance.json"
@@ -303,6 +350,8 @@ def main(argv: list[str] | None = None) -> int:
     options = {"solver": args.solver}
     if args.max_iter:
         options["max_iter"] = args.max_iter
+    if args.tol:
+        options["tol"] = args.tol
     b = np.concatenate(
         [A32[i : i + 100].astype(float) @ w_bar for i in range(0, N, 100)]
     )
@@ -315,17 +364,12 @@ def main(argv: list[str] | None = None) -> int:
     for dtype in args.dtypes.split(","):
         A = A32.astype(dtype)
         for row in rows:
-            # The unit is timed beside each solve: a busy machine slows both.
-            record = min(
-                (
-                    {"product_cpu": product_time(A32)}
-                    | run_one(A, b, w_bar, row, options)
-                    for _ in range(args.repeat)
-                ),
-                key=lambda r: r["cpu"] / r["product_cpu"],
+            results[dtype, row["ridge"], row["sparsity"]] = record = timed(
+                lambda tol, A=A, row=row: run_one(A, b, w_bar, row, options | tol),
+                lambda: product_time(A32),
+                goal=None if args.tol else target(row["ridge"]),
+                repeat=args.repeat,
             )
-            record["cost"] = record["cpu"] / record["product_cpu"]
-            results[dtype, row["ridge"], row["sparsity"]] = record
             print(
                 f"{dtype} ridge {row['ridge']:<6g} s {row['sparsity']:<5g} "
                 f"objective/best {record['over_best']:.6f}  "

@@ -7,7 +7,7 @@ from ._tools import best_of_path
 name = "l0bnb"
 requirement = "l0bnb==1.0.0"
 exact = True
-SECONDS = 5  # for each point of the path
+SECONDS = 2  # for each point of the path
 
 
 def limit(n, p, k):
