@@ -34,8 +34,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 LONG_FIT = 3.0  # seconds of CPU beyond which a fit is not repeated
 
 
-def roomy_stack() -> None:
-    """Lift the stack's limit: fastsparsegams puts a copy of X there."""
+def lift_stack_limit() -> None:
+    """Give the process as much stack as it may have."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
@@ -45,8 +45,9 @@ def roomy_stack() -> None:
 class Worker:
     """A peer's process; started when first needed, and again after a time limit."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, deep_stack: bool = False) -> None:
         self.name = name
+        self.deep_stack = deep_stack and sys.platform == "linux"
         self.process: subprocess.Popen | None = None
         self.refusal: dict | None = None
         self.first_call: float | None = None
@@ -63,7 +64,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                preexec_fn=roomy_stack if sys.platform == "linux" else None,
+                preexec_fn=lift_stack_limit if self.deep_stack else None,
             )
             hello = self._read(300)
             if hello["status"] != "ready":
@@ -271,7 +272,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.merge and args.output.is_file():
         kept = json.loads(args.output.read_text())["results"]
         earlier = {(r["problem"], r["peer"]): r for r in kept}
-    workers = {name: Worker(name) for name in peers}
+    workers = {
+        name: Worker(name, deep_stack=getattr(peer, "deep_stack", False))
+        for name, peer in peers.items()
+    }
     started = time.perf_counter()
     try:
         for index, problem in enumerate(chosen, 1):

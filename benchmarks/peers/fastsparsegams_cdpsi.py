@@ -10,6 +10,7 @@ from ._tools import best_of_path
 
 name = "fastsparsegams"
 requirement = "fastsparsegams==0.2.0"
+deep_stack = True  # it puts copies of X there
 REFINEMENTS = 3
 
 
