@@ -9,6 +9,7 @@ searches for that set itself. Orthogonal matching pursuit builds one greedily, a
 the lasso, refitted by least squares, takes the terms that enter its path first.
 """
 
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -51,8 +52,8 @@ print(f"Diabetes: {A.shape[0]} patients, {A.shape[1]} terms, of which k = {K}\n"
 # Each returns the indices of the terms and a function that predicts.
 
 
-def chita(A, y, k):
-    model = ChitaRegressor(k=k).fit(A, y)
+def chita(A, y, k, ridge=1e-4):
+    model = ChitaRegressor(k=k, ridge=ridge, random_state=0).fit(A, y)
     return model.support_, model.predict
 
 
@@ -95,13 +96,14 @@ for title, support in chosen.items():
 # -----------------------
 # ``gap_`` bounds how far the objective may be above the best that any ``k`` terms
 # can reach, as a share of it. The bound needs a ridge to bite: the larger the ridge,
-# the smaller the gap. At a gap of 2 %, no set of ten terms is better by more.
+# the smaller the gap. At a gap of 2 %, no set of ten terms is better by more; at 100 %
+# nothing is known but that the objective cannot be negative.
 
 print("\nThe certificate, by ridge")
 print("     ridge   objective        gap   test R2      time")
-for ridge in (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1):
+for ridge in (1e-4, 1e-2, 3e-2, 1e-1, 3e-1, 1):
     start = perf_counter()
-    model = ChitaRegressor(k=K, ridge=ridge).fit(A, y)
+    model = ChitaRegressor(k=K, ridge=ridge, random_state=0).fit(A, y)
     milliseconds = 1000 * (perf_counter() - start)
     gap = "unknown" if np.isnan(model.gap_) else f"{100 * model.gap_:.2f} %"
     print(
@@ -113,10 +115,11 @@ for ridge in (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1):
 # More terms, other patients
 # --------------------------
 # One split of 442 patients says little about the score on new ones: the same is
-# done on twenty splits, for every k. The best set on the training patients is the
-# best on new ones only as far as the noise allows.
+# done on twenty splits, for several k. The set that is best on the training patients
+# is the best on new ones only as far as the noise allows; a larger ridge steadies it.
 
-sizes = range(1, 21)
+METHODS["ChitaRegressor, ridge=0.1"] = partial(chita, ridge=0.1)
+sizes = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)
 n_splits = 20
 splits = ShuffleSplit(n_splits, test_size=0.25, random_state=0)
 scores = {title: np.empty((n_splits, len(sizes))) for title in METHODS}
@@ -130,7 +133,7 @@ for i, (train, test) in enumerate(splits.split(data.data)):
             scores[title][i, j] = r2_score(y_test, predict(A_test))
 
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-colors = ("#0072B2", "#D55E00", "#999999")
+colors = ("#56B4E9", "#D55E00", "#999999", "#0072B2")
 for (title, score), color in zip(scores.items(), colors, strict=True):
     mean = score.mean(axis=0)
     error = score.std(axis=0, ddof=1) / np.sqrt(n_splits)
@@ -140,7 +143,7 @@ ax.set(
     xlabel="number of terms k",
     ylabel="R2 on patients held out",
     title=f"Diabetes: mean of {n_splits} splits, band of one standard error",
-    xticks=[1, 5, 10, 15, 20],
+    xticks=sizes,
 )
 ax.legend(frameon=False)
 fig.savefig(OUTPUT / "diabetes.png", dpi=150)
