@@ -45,8 +45,8 @@ def n_samples(batch: Tree) -> int:
             f"dicts); got {type(batch).__name__}."
         )
         raise TypeError(msg)
-    lengths = {t.shape[0] if t.ndim else None for t in found}
-    if len(lengths) > 1 or None in lengths:
+    lengths = {t.shape[0] if t.ndim else -1 for t in found}
+    if len(lengths) > 1 or -1 in lengths:
         shapes = [tuple(t.shape) for t in found]
         msg = (
             "all tensors of a batch must share their first axis, the samples; got "
@@ -145,8 +145,7 @@ class Batches:
             strict=True,
         ):
             for i in mine.nonzero().flatten().tolist():
-                part = slice(i * size, (i + 1) * size)
-                yield map_tensors(lambda t, part=part: t[part], batch)
+                yield map_tensors(_rows(i * size, (i + 1) * size), batch)
 
     def remaining(self) -> Iterator[Tree]:
         """Yield the whole batches that are not held back."""
@@ -188,6 +187,10 @@ class Batches:
         raise ValueError(msg)
 
 
+def _rows(start: int, stop: int) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor[start:stop]
+
+
 def _mark(batch: Tree) -> tuple[int, float]:
     """Size and a checksum of a batch, to tell it from others."""
     total = sum(
@@ -213,5 +216,5 @@ def _replayed(source: Any, seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            if own is not None:
+            if own is not None and state is not None:
                 own.set_state(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -149,7 +150,11 @@ def _to_packed(values: Tensor) -> Tensor:
     return torch.sparse.to_sparse_semi_structured(values)
 
 
-_FORMS = {"dense": Tensor.clone, "csr": _to_csr, "2:4": _to_packed}
+_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": torch.clone,
+    "csr": _to_csr,
+    "2:4": _to_packed,
+}
 
 
 def _packs(values: Tensor) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -169,12 +169,11 @@ class _Rows:
             live = {n: t.detach().requires_grad_() for n, t in self.weights.items()}
             with torch.enable_grad():
                 loss = self._loss(live, batch)
+                found: Sequence[Tensor | None] = [None] * len(names)
                 if loss.requires_grad:
                     found = torch.autograd.grad(
                         loss, [live[n] for n in names], allow_unused=True
                     )
-                else:
-                    found = (None,) * len(names)
             yield self._flat(
                 {
                     n: torch.zeros_like(live[n]) if g is None else g

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -121,11 +122,11 @@ def prune(
         Whether to use the first-order term. "auto" tries both in a single stage, and
         uses it in several: once pruned, a model is no longer at a minimum.
     ridge : float or "auto", default="auto"
-        In the formula above. "auto" tries powers of ten and takes the one whose pruned
-        model has the least loss on the calibration batches.
+        In the formula above. "auto" moves by powers of ten to where the pruned model
+        has the least loss on the calibration batches.
     solver : str, default="auto"
         A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap) for
-        a single stage, "dense" for several.
+        a single stage with a ridge, else "dense".
     calibration : float, default=0.1
         Share of the batches held back, never differentiated, to choose ridge,
         first_order, the length of the step, and BatchNorm recalibration. They are kept
@@ -201,13 +202,13 @@ def prune(
     calibration = check_share("calibration", calibration)
     _check_flag("first_order", first_order)
     _check_flag("recalibrate_batchnorm", recalibrate_batchnorm)
-    search = {
-        "ridge": None if ridge == "auto" else _check_ridge(ridge),
-        "first_order": None if isinstance(first_order, str) else first_order,
-    }
-    if first_order == "auto" and stages + extra_stages > 1:
-        search["first_order"] = True
-    if calibration == 0 and None in search.values():
+    search = Search(
+        ridge=None if ridge == "auto" else _check_ridge(ridge),
+        first_order=None if isinstance(first_order, str) else first_order,
+    )
+    if search.first_order is None and stages + extra_stages > 1:
+        search.first_order = True
+    if calibration == 0 and None in (search.ridge, search.first_order):
         msg = (
             "calibration=0 leaves nothing to choose ridge='auto' or first_order='auto' "
             "by: give both, or hold batches back."
@@ -251,14 +252,14 @@ def prune(
             loss_fn,
             data,
             n_gradients,
-            solver if solver != "auto" else "dual" if len(fractions) == 1 else "dense",
+            _plan(solver, len(fractions), search.ridge),
             regrow,
             block_size,
             layout.device if device is None else torch.device(device),
             int(torch.randint(2**31, (), generator=generator)),
             bar.update,
         )
-        searches = [Search(**search) for _ in targets]
+        searches = [replace(search) for _ in targets]
         masks: dict[str, Tensor] = {}
         done: list[Stage] = []
         loss = loss_before = _calibration_loss(setting)
@@ -287,6 +288,13 @@ def prune(
             batchnorm_recalibrated=recalibrated,
             notes=_notes(n_gradients, n_rows, samples_per_gradient),
         )
+
+
+def _plan(solver: str, n_stages: int, ridge: float | None) -> str:
+    """Choose the core's plan: the dual ascent needs a ridge."""
+    if solver != "auto":
+        return solver
+    return "dual" if n_stages == 1 and ridge != 0 else "dense"
 
 
 def _calibration_loss(setting: Setting) -> float:

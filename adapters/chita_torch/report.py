@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +179,9 @@ class PruningReport:
         }
 
     def __str__(self) -> str:
-        rows = [("layer", "shape", "weights", "kept", "sparsity", "moved")]
+        rows: list[tuple[str, ...]] = [
+            ("layer", "shape", "weights", "kept", "sparsity", "moved")
+        ]
         rows += [
             (
                 layer.name,
@@ -206,7 +208,8 @@ class PruningReport:
     def _stage_lines(self) -> list[str]:
         if not self.stages:
             return []
-        rows = [("stage", "sparsity", "rows", "ridge", "step", "loss", "model", "gap")]
+        header = ("stage", "sparsity", "rows", "ridge", "step", "loss", "model", "gap")
+        rows: list[tuple[str, ...]] = [header]
         rows += [
             (
                 str(number)
@@ -265,7 +268,7 @@ class PruningReport:
         return axes
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Align columns: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

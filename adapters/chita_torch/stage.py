@@ -16,13 +16,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
+from chita_sklearn.core import LeastSquares, Solution, solve
 
 from .batches import Batches
 from .gradients import LossFunction, gradient_matrix, matrix_bytes
@@ -30,34 +31,56 @@ from .layout import Layout
 from .report import Stage, Trial
 from .state import mean_loss
 
-DECADES = (-2, -1, 0, 1, 2)  # of ridge around the mean curvature, in the first stage
+MAX_MOVES = 6  # of ridge in one direction
 MAX_HALVINGS = 4  # of a step
 
 
 @dataclass
 class Search:
-    """Which ridges and first-order terms a stage tries.
+    """Which ridge and first-order term a stage takes: those of the least loss.
 
-    The first stage tries `DECADES` around the mean curvature, and so does one that
-    follows a stage in which nothing helped; others try the last ridge, ten times less
-    and ten times more.
+    The ridge is sought from that of the stage before (at first, from the mean
+    curvature by powers of ten), in the direction in which the loss falls.
     """
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
     last: float | None = None  # the ridge chosen in the stage before
 
-    def candidates(self, curvature: float) -> list[tuple[float, bool]]:
-        """Pairs (ridge, first_order) to try; ``curvature`` is the mean of h_j / n."""
-        if self.ridge is not None:
-            ridges = [self.ridge]
-        elif self.last is None:
-            centre = round(math.log10(curvature)) if curvature > 0 else 0
-            ridges = [10.0 ** (centre + decade) for decade in DECADES]
-        else:
-            ridges = [self.last * factor for factor in (0.1, 1.0, 10.0)]
+    def run(self, evaluate: Callable[[float, bool], float], curvature: float) -> None:
+        """Call ``evaluate(ridge, first_order) -> loss`` for each candidate.
+
+        ``curvature`` is the mean of h_j / n.
+        """
         orders = [True, False] if self.first_order is None else [self.first_order]
-        return [(ridge, order) for order in orders for ridge in ridges]
+        for order in orders:
+            if self.ridge is not None:
+                evaluate(self.ridge, order)
+                continue
+            loss_at = partial(evaluate, first_order=order)
+            if self.last is None:
+                power = round(math.log10(curvature)) if curvature > 0 else 0
+                start = 10.0**power
+                start, least = _descend(loss_at, start, loss_at(start), 10.0)
+            else:
+                start, least = self.last, loss_at(self.last)
+            _descend(loss_at, start, least, math.sqrt(10.0))
+
+
+def _descend(
+    loss_at: Callable[[float], float], ridge: float, least: float, factor: float
+) -> tuple[float, float]:
+    """Multiply or divide ``ridge`` by ``factor`` as long as the loss falls."""
+    for ratio in (factor, 1 / factor):
+        moved = False
+        for _ in range(MAX_MOVES):
+            loss = loss_at(ridge * ratio)
+            if not (loss < least or math.isnan(least)):
+                break
+            ridge, least, moved = ridge * ratio, loss, True
+        if moved:
+            break  # this was the way down
+    return ridge, least
 
 
 @dataclass(frozen=True)
@@ -132,25 +155,36 @@ def run_stage(
     # nothing to the model of the loss, and is the first to go.
     prior = torch.where(live, w_bar, 0.0)
     mean_curvature = float(curvature.sum()) / n / max(int(live.sum()), 1)
+    model = _Model(A, prior, _blocks(layout, setting.block_size))
     trials: list[Trial] = []
     best: tuple[Trial, Solution, Tensor, Tensor] | None = None
-    for ridge, first_order in search.candidates(mean_curvature):
-        c = 1 / math.sqrt(B) if first_order else 0.0
-        solution = _solve(setting, layout, A, prior, pattern, ridge, c)
+
+    def evaluate(ridge: float, first_order: bool) -> float:
+        nonlocal best
+        solution = solve(
+            model.problem(ridge, 1 / math.sqrt(B) if first_order else 0.0),
+            pattern,
+            solver=setting.solver,
+            random_state=setting.random_state,
+        )
         coef = torch.as_tensor(solution.coef).to(A)
         mask = _complete(pattern, solution, live, w_bar)
-        full = torch.where(live, coef, w_bar) * mask
+        full = torch.where(live, coef, w_bar)
+        least = math.nan
         for step in _steps(halve=not math.isnan(loss_before)):
             weights = torch.where(mask, w_bar + step * (full - w_bar), 0.0)
             layout.scatter(weights)
             loss = mean_loss(setting.model, setting.loss_fn, data.calibration)
             trial = Trial(ridge, first_order, step, loss)
             trials.append(trial)
-            better = best is None or loss < best[0].loss or math.isnan(best[0].loss)
-            if better:
+            if best is None or loss < best[0].loss or math.isnan(best[0].loss):
                 best = trial, solution, mask, weights
-            elif step < 1:
+            if loss >= least:
                 break
+            least = loss
+        return least
+
+    search.run(evaluate, mean_curvature)
     assert best is not None
     chosen, solution, mask, weights = best
     if not math.isnan(loss_before):
@@ -202,31 +236,34 @@ def _steps(*, halve: bool) -> Iterator[float]:
             yield 0.5**exponent
 
 
-def _solve(
-    setting: Setting,
-    layout: Layout,
-    A: Tensor,
-    prior: Tensor,
-    pattern: Any,
-    ridge: float,
-    c: float,
-) -> Solution:
-    blocks = _blocks(layout, setting.block_size)
-    problems = []
-    for block in blocks:
-        A_block, prior_block = A[:, block], prior[block]
+class _Model:
+    """The quadratic model of the loss around w_bar, for any ridge and c.
+
+    One problem, or one per block; all share A and what a solve keeps of A A'.
+    """
+
+    def __init__(self, A: Tensor, prior: Tensor, blocks: list[slice]) -> None:
+        self._centres = [A[:, block] @ prior[block] for block in blocks]
+        self._problems = [
+            LeastSquares(_native(A[:, block]), _native(centre), prior=_native(w))
+            for block, centre in zip(blocks, self._centres, strict=True)
+            for w in [prior[block]]
+        ]
+
+    def problem(self, ridge: float, c: float) -> Any:
+        """Return the least-squares problem, b = A w_bar - c."""
         # Each block sees the whole loss: a first-order term that is not shared out
         # would have every block take the whole step.
-        b = A_block @ prior_block - c / len(blocks)
-        problems.append(
-            LeastSquares(
-                _native(A_block), _native(b), ridge=ridge, prior=_native(prior_block)
-            )
-        )
-    problem = problems[0] if len(problems) == 1 else BlockLeastSquares(problems)
-    return solve(
-        problem, pattern, solver=setting.solver, random_state=setting.random_state
-    )
+        share = c / len(self._problems)
+        self._problems = [
+            problem.with_target(_native(centre - share), ridge=ridge)
+            for problem, centre in zip(self._problems, self._centres, strict=True)
+        ]
+        if len(self._problems) == 1:
+            return self._problems[0]
+        from chita_sklearn.core import BlockLeastSquares  # XXX
+
+        return BlockLeastSquares(self._problems)
 
 
 def _blocks(layout: Layout, block_size: int | None) -> list[slice]:

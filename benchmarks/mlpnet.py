@@ -1,0 +1,217 @@
+"""Pruning the MLPNet of the CHITA paper on MNIST: test accuracy against sparsity.
+
+    python -m benchmarks.mlpnet                   # one stage and staged, seeds 0-2
+    python -m benchmarks.mlpnet --modes one --sparsities 0.9,0.98 --seeds 0
+    python -m benchmarks.mlpnet --gradients       # batched gradients and the loop
+
+784-40-20-10, no biases, 32,360 weights, the authors' checkpoint (93.97 % on the test
+images). Everything is chosen on training images: 10 % of them are held back by `prune`
+to choose ridge and steps. The test images are looked at once, at the end of each run.
+Results go to ``benchmarks/results/mlpnet.json`` after every run, and a run that is
+already there is not repeated (``--again`` does). Needs the optional data (README.md);
+``--data`` names the folder that holds ``mlpnet_weights.npz``, ``mnist_train.npz`` and
+``mnist_test.npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chita_torch import prune
+from chita_torch.batches import Batches
+from chita_torch.gradients import gradient_matrix
+from chita_torch.layout import Layout
+
+from .pruning_data import data_folder, mean_and_sd, record, recorded
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+MODES = {
+    "magnitude": {},
+    "one": {},
+    "staged": {"stages": 15, "extra_stages": 5},
+    "staged-2000": {
+        "stages": 15,
+        "extra_stages": 5,
+        "n_gradients": 2000,
+        "samples_per_gradient": 27,
+    },
+}
+# Test accuracy in %, as published (ours reproduced where its code ran).
+PUBLISHED = {
+    "magnitude": (93.93, 93.78, 93.62, 92.89, 90.30, 83.64, 32.25),
+    "WoodFisher": (94.02, 93.82, 93.77, 93.57, 91.69, 85.54, 38.26),
+    "Combinatorial Brain Surgeon": (93.96, 93.96, 93.98, 93.90, 93.14, 88.92, 55.45),
+    "CHITA, one stage": (93.98, 93.93, 93.88, 93.63, 92.69, 87.70, 46.32),
+    "CHITA++, 15 stages": (96.49, 96.50, 96.47, 96.46, 96.25, 95.43, 90.18),
+    "CHITA++, paper": (95.97, 95.93, 95.89, 95.80, 95.55, 94.70, 90.58),
+}
+
+
+def load(folder: Path) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple]:
+    """Return the dense model, and (images, labels) for training and for the test."""
+    with np.load(folder / "mlpnet_weights.npz", allow_pickle=False) as archive:
+        weights = [torch.tensor(archive[key]).float() for key in sorted(archive.files)]
+    layers: list[nn.Module] = []
+    for weight in weights:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        layer.weight.data.copy_(weight)
+        layers += [layer, nn.ReLU()]
+    splits = []
+    for name in ("train", "test"):
+        with np.load(folder / f"mnist_{name}.npz", allow_pickle=False) as archive:
+            images = torch.tensor(archive["images"]).float().flatten(1) / 255
+            labels = torch.tensor(archive["labels"]).long()
+        splits.append(((images - 0.1307) / 0.3081, labels))
+    return nn.Sequential(*layers[:-1]), splits[0], splits[1]
+
+
+def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean cross-entropy."""
+    images, labels = batch
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    """Share of right answers, in %."""
+    images, labels = data
+    with torch.no_grad():
+        return 100 * (model(images).argmax(dim=1) == labels).double().mean().item()
+
+
+def batches_of(data: tuple[Tensor, Tensor], seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Shuffle once and cut into batches of 432: whole micro-batches of 16, 27, 48."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data[1]), generator=generator)
+    return [(data[0][part], data[1][part]) for part in order.split(432)]
+
+
+def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
+    """Prune once; return what is recorded."""
+    model, train, test = load(folder)
+    start = time.perf_counter()
+    result: dict = {"mode": mode, "sparsity": sparsity, "seed": seed}
+    if mode == "magnitude":
+        layout = Layout.of(model)
+        weights = layout.gather()
+        kept = torch.zeros_like(weights, dtype=torch.bool)
+        kept[weights.abs().topk(round((1 - sparsity) * len(layout))).indices] = True
+        layout.scatter(torch.where(kept, weights, 0.0))
+    else:
+        report = prune(
+            model,
+            batches_of(train, seed),
+            loss_fn,
+            sparsity=sparsity,
+            random_state=seed,
+            progress=False,
+            **MODES[mode],
+        )
+        stages = report.to_dict()["stages"]
+        result |= {
+            "calibration_loss": report.loss_after,
+            "gap": stages[-1]["gap"],
+            "ridges": [stage["chosen"]["ridge"] for stage in stages],
+            "first_order": stages[-1]["chosen"]["first_order"],
+            "gradient_seconds": sum(s["gradient_seconds"] for s in stages),
+            "solve_seconds": sum(s["solve_seconds"] for s in stages),
+        }
+    result["n_nonzero"] = sum(int((p != 0).sum()) for p in model.parameters())
+    result["seconds"] = time.perf_counter() - start
+    result["test_accuracy"] = accuracy(model, test)
+    return result
+
+
+def compare_gradients(folder: Path) -> None:
+    """Time the batched gradients and the loop on the same micro-batches."""
+    model, train, _ = load(folder)
+    layout, matrices = Layout.of(model), {}
+    for method in ("loop", "batched", "loop", "batched"):
+        generator = torch.Generator().manual_seed(0)
+        data = Batches(batches_of(train, 0), 16, 0.1, torch.device("cpu"), generator)
+        result = gradient_matrix(
+            model,
+            loss_fn,
+            data.draw(1000),
+            layout,
+            1000,
+            samples_per_gradient=16,
+            method=method,
+        )
+        matrices[method] = result
+        print(f"{method:8s} {result.seconds:7.2f} s for 1000 gradients of 16 samples")
+    loop, batched = matrices["loop"], matrices["batched"]
+    error = (loop.A - batched.A).norm() / loop.A.norm()
+    print(f"batched is {loop.seconds / batched.seconds:.1f} x as fast as the loop; ")
+    print(f"relative difference of the matrices {error:.1e}")
+
+
+def table(results: list[dict]) -> str:
+    """Return the published rows and ours as a Markdown table."""
+    sparsities = sorted({r["sparsity"] for r in results} | set(SPARSITIES))
+    lines = [
+        "| | " + " | ".join(f"{s:g}" for s in sparsities) + " |",
+        "|---" * (len(sparsities) + 1) + "|",
+    ]
+    for title, row in PUBLISHED.items():
+        values = dict(zip(SPARSITIES, row, strict=True))
+        cells = [f"{values[s]:.2f}" if s in values else "" for s in sparsities]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    for mode in MODES:
+        cells = []
+        for s in sparsities:
+            found = [
+                r["test_accuracy"]
+                for r in results
+                if r["mode"] == mode and r["sparsity"] == s
+            ]
+            cells.append(mean_and_sd(found))
+        lines.append(f"| **ours, {mode}** | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is asked for, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of the data")
+    parser.add_argument("--modes", default="magnitude,one,staged")
+    parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="repeat recorded runs")
+    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument("--gradients", action="store_true", help="compare methods")
+    options = parser.parse_args(argv)
+    if options.table:
+        print(table(recorded("mlpnet")))
+        return 0
+    folder = data_folder("mlpnet", options.data)
+    if folder is None:
+        return 0
+    torch.set_num_threads(options.threads)
+    if options.gradients:
+        compare_gradients(folder)
+        return 0
+    for sparsity in map(float, options.sparsities.split(",")):
+        for mode in options.modes.split(","):
+            seeds = options.seeds.split(",") if mode != "magnitude" else ["0"]
+            for seed in map(int, seeds):
+                key = {"mode": mode, "sparsity": sparsity, "seed": seed}
+                if recorded("mlpnet", key) and not options.again:
+                    continue
+                result = run(folder, mode, sparsity, seed)
+                record("mlpnet", key, result)
+                print(json.dumps(result), flush=True)
+    print(table(recorded("mlpnet")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
