@@ -31,23 +31,15 @@ from .peers import load_peers
 from .peers._tools import largest
 
 RESULTS = Path(__file__).resolve().parent / "results"
+CRASHES = 3  # further attempts after a peer's process died
 LONG_FIT = 3.0  # seconds of CPU beyond which a fit is not repeated
-
-
-def lift_stack_limit() -> None:
-    """Give the process as much stack as it may have."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
 
 
 class Worker:
     """A peer's process; started when first needed, and again after a time limit."""
 
-    def __init__(self, name: str, *, deep_stack: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.deep_stack = deep_stack and sys.platform == "linux"
         self.process: subprocess.Popen | None = None
         self.refusal: dict | None = None
         self.first_call: float | None = None
@@ -64,7 +56,6 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                preexec_fn=lift_stack_limit if self.deep_stack else None,
             )
             hello = self._read(300)
             if hello["status"] != "ready":
@@ -163,6 +154,9 @@ def run_problem(
                     record |= {"status": "skipped", "message": refused}
                     continue
                 reply = workers[name].ask(folder, data.k, limit)
+                for _ in range(CRASHES):
+                    if reply["status"] == "crash":
+                        reply = workers[name].ask(folder, data.k, limit)
                 record["status"] = reply["status"]
                 if reply["status"] != "ok":
                     record["message"] = reply["message"]
@@ -272,10 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.merge and args.output.is_file():
         kept = json.loads(args.output.read_text())["results"]
         earlier = {(r["problem"], r["peer"]): r for r in kept}
-    workers = {
-        name: Worker(name, deep_stack=getattr(peer, "deep_stack", False))
-        for name, peer in peers.items()
-    }
+    workers = {name: Worker(name) for name in peers}
     started = time.perf_counter()
     try:
         for index, problem in enumerate(chosen, 1):

@@ -6,7 +6,6 @@ A peer's file defines
     requirement   the distribution(s) to install, pinned; "" for scikit-learn's own
     exact         optional: True for exact and beam solvers, which are shown apart
     limit(n,p,k)  optional: the reason for leaving such a problem out, or None
-    deep_stack    optional: True if its process needs the stack's limit lifted
     fit(X, y, k)  -> coef of shape (p,), on centred y and standardised columns of X
 
 and imports its library inside ``fit``. A peer whose library is absent is skipped.
