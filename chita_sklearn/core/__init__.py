@@ -1,5 +1,6 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
+from .blocks import BlockLeastSquares
 from .patterns import Cardinality, NOfM, Pattern, PerBlock, WithFloor
 from .problem import LeastSquares
 from .solution import Solution, Status
@@ -7,6 +8,7 @@ from .solve import SOLVERS, solve
 
 __all__ = [
     "SOLVERS",
+    "BlockLeastSquares",
     "Cardinality",
     "LeastSquares",
     "NOfM",

@@ -34,6 +34,7 @@ __all__ = [
     "kth_largest",
     "namespace_name",
     "scatter",
+    "take_columns",
     "to_host",
     "top_k_mask",
 ]
@@ -87,7 +88,7 @@ def indices(mask: Array) -> Array:
 
 
 def scatter(size: int, index: Array, values: Array) -> Array:
-    """Zeros of length `size` with ``out[index] = values``; `index` ascending, unique."""
+    """Zeros of length `size`, but ``out[index] = values``; `index` ascending."""
     xp = array_namespace(values)
     out = xp.zeros(size, dtype=values.dtype, device=device(values))
     if index.shape[0] == 0:
@@ -101,6 +102,14 @@ def scatter(size: int, index: Array, values: Array) -> Array:
     place = xp.where(place == index.shape[0], xp.zeros_like(place), place)
     hit = xp.take(index, place) == here
     return xp.where(hit, xp.take(values, place), out)
+
+
+def take_columns(X: Array, index: Array) -> Array:
+    """X[:, index] as a copy, read along the rows or the columns as X is stored."""
+    xp = array_namespace(X)
+    if is_numpy_namespace(xp) and X.flags.f_contiguous and not X.flags.c_contiguous:
+        return X.T.take(index, axis=0).T
+    return xp.take(X, index, axis=1)
 
 
 def kth_largest(x: Array, k: int) -> Array:

@@ -29,6 +29,7 @@ from .arrays import (
     indices,
     scatter,
 )
+from .blocks import BlockLeastSquares
 from .problem import LeastSquares
 from .solution import Solution, Status
 
@@ -82,10 +83,6 @@ class Backsolver:
         self._z: Array | None = None  # the weights, and what was formed with them:
         self._G: Array | None = None  # A Z A'
         self._centre: Array | None = None  # A Z w_bar
-        if self._keeps and problem.grams is not None:
-            self._z, self._G, self._rough = problem.grams
-            if problem.prior is not None:
-                self._centre = problem.matvec(self._z * problem.prior)
 
     def __call__(self, z: Array) -> Minimiser:
         """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""
@@ -99,25 +96,30 @@ class Backsolver:
         if not (self._keeps or S.shape[0] > problem.n_rows):
             self._z, self._G, self._centre = z, None, None
             return self
-        moved = None
-        if self._G is not None:
-            change = z - self._z
-            moved = indices(change != 0)
-        if moved is None or 2 * moved.shape[0] > S.shape[0]:
-            weights = xp.take(z, S)
-            scale = None if _all_ones(weights) else weights
-            self._G = problem.outer_gram(S, scale, self._rough)
-            if prior is not None:
-                self._centre = problem.matvec(z * prior)
-        elif moved.shape[0]:
-            # Two symmetric products instead of one with signs: each at half the cost.
+        # Start from the Gram, here or kept with the problem, that differs the least.
+        known = [(self._z, self._G, self._rough)] if self._G is not None else []
+        known += [kept for kept in problem.grams if self._rough or not kept[2]]
+        count, nearest = S.shape[0] // 2, None
+        for z_known, G, _ in known:
+            differ = int(xp.count_nonzero(z != z_known))
+            if differ <= count:
+                count, nearest = differ, (z_known, G)
+        if nearest is None:
+            self._G = problem.outer_gram(S, _scale(xp.take(z, S)), self._rough)
+        else:
+            change, G = z - nearest[0], nearest[1]
+            # Two symmetric products, not one with signs: each costs half of it.
             for sign in (1.0, -1.0):
                 part = indices(sign * change > 0)
-                size = sign * xp.take(change, part)
-                scale = None if _all_ones(size) else size
-                self._G = self._G + sign * problem.outer_gram(part, scale, self._rough)
-            if prior is not None:
-                self._centre = self._centre + problem.matvec(change * prior)
+                scale = _scale(sign * xp.take(change, part))
+                if part.shape[0]:
+                    G = G + sign * problem.outer_gram(part, scale, self._rough)
+            self._G = G
+        if prior is not None:
+            if self._centre is None or nearest is None:
+                self._centre = problem.matvec(z * prior)
+            else:
+                self._centre = self._centre + problem.matvec((z - self._z) * prior)
         self._z = z
         return self
 
@@ -158,9 +160,12 @@ class Backsolver:
         return copy.copy(self)
 
     def keep(self) -> None:
-        """Leave the Gram with the problem, for the next solver of the same A."""
+        """Leave the Gram with the problem (it keeps two) for solvers of the same A."""
         if self._keeps:
-            self.problem.grams = (self._z, self._G, self._rough)
+            self.problem.grams[:] = [
+                *self.problem.grams[-1:],
+                (self._z, self._G, self._rough),
+            ]
 
     def _tall(self, S: Array, z_S: Array) -> Minimiser:
         # In v = delta / sqrt(z) the ridge is mu/2 ||v||^2 and the columns sqrt(z) a.
@@ -179,7 +184,7 @@ class Backsolver:
         return Minimiser(scatter(problem.p, S, w), d - B @ v, None)
 
     def _wide(self, z: Array, exact: bool) -> Minimiser:
-        problem, mu, xp = self.problem, self.problem.mu, self.problem.xp
+        problem, mu = self.problem, self.problem.mu
         d = problem.b if self._centre is None else problem.b - self._centre
         L, self.damping = damped_cholesky(self._G, mu)
         x = cholesky_solve(L, d)
@@ -200,8 +205,80 @@ class Backsolver:
         return Minimiser(w, r, None)
 
 
-def _all_ones(x: Array) -> bool:
-    return bool(array_namespace(x).all(x == 1))
+class BlockBacksolver:
+    """A `Backsolver` for each block of a `BlockLeastSquares`, as one."""
+
+    def __init__(
+        self,
+        problem: BlockLeastSquares,
+        size: int | None = None,
+        rough: bool = False,
+    ) -> None:
+        self.problem = problem
+        shares = [size and round(size * q.p / problem.p) for q in problem.problems]
+        self._solvers = [
+            Backsolver(q, share, rough)
+            for q, share in zip(problem.problems, shares, strict=True)
+        ]
+
+    @property
+    def damping(self) -> float:
+        """The largest damping of any block."""
+        return max(solver.damping for solver in self._solvers)
+
+    @property
+    def weights(self) -> Array:
+        """The weights z held."""
+        return self.problem.xp.concat([solver.weights for solver in self._solvers])
+
+    def __call__(self, z: Array) -> Minimiser:
+        """Minimise with the weights z."""
+        return self.update(z).solve()
+
+    def update(self, z: Array) -> BlockBacksolver:
+        """Take the weights z."""
+        for solver, part in zip(self._solvers, self.problem.split(z), strict=True):
+            solver.update(part)
+        return self
+
+    def mix(self, other: BlockBacksolver, share: float) -> BlockBacksolver:
+        """Take the weights (1 - share) z + share other.z."""
+        for solver, its in zip(self._solvers, other._solvers, strict=True):
+            solver.mix(its, share)
+        return self
+
+    def solve(self, exact: bool = True) -> Minimiser:
+        """Minimise n F with the weights held."""
+        xp = self.problem.xp
+        parts = [solver.solve(exact) for solver in self._solvers]
+        w = xp.concat([part.w for part in parts]) if exact else None
+        return Minimiser(w, xp.concat([part.r for part in parts]), None)
+
+    def copy(self) -> BlockBacksolver:
+        """Another solver in the same state."""
+        other = copy.copy(self)
+        other._solvers = [solver.copy() for solver in self._solvers]
+        return other
+
+    def keep(self) -> None:
+        """Leave each block's Gram with it."""
+        for solver in self._solvers:
+            solver.keep()
+
+
+def backsolver(
+    problem: LeastSquares | BlockLeastSquares,
+    size: int | None = None,
+    rough: bool = False,
+) -> Backsolver | BlockBacksolver:
+    """Return the solver of supports that fits the problem."""
+    kind = BlockBacksolver if isinstance(problem, BlockLeastSquares) else Backsolver
+    return kind(problem, size, rough)
+
+
+def _scale(x: Array) -> Array | None:
+    """The weights of columns, or None where all are 1."""
+    return None if bool(array_namespace(x).all(x == 1)) else x
 
 
 def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
@@ -254,7 +331,7 @@ def backsolve(
 
     Monotone: the given solution comes back where rounding leaves no improvement.
     """
-    solver = Backsolver(problem) if solver is None else solver
+    solver = backsolver(problem) if solver is None else solver
     w, r, _ = solver(solution.support)
     objective = 0.5 * float(r @ r) + problem.penalty(w)
     if not objective < solution.objective:

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .arrays import Array, array_namespace
-from .backsolve import Backsolver
+from .backsolve import backsolver
 from .patterns import Pattern
 from .problem import LeastSquares
 from .solution import Solution, Status
@@ -87,7 +87,7 @@ class Dual:
         D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
         D(alpha), the last without its rounding term.
         """
-        problem, xp = self.problem, self.problem.xp
+        problem = self.problem
         da, du = to - alpha, u_to - u
         b_da, a_da, da_da = float(problem.b @ da), float(alpha @ da), float(da @ da)
         c = u if problem.prior is None else u + problem.mu * problem.prior
@@ -169,14 +169,18 @@ def dual(
     feasible point.
     """
     function = Dual(problem, pattern)
-    solver = Backsolver(problem, pattern.size, rough=_rough_enough(problem))
+    solver = backsolver(problem, pattern.size, rough=rough_enough(problem))
     alpha = problem.residual(solution.coef)
     u = problem.rmatvec(alpha)
     best, value, gaps = solution, float("-inf"), [float("inf")]
     status, due = Status.MAX_ITER, 0
+    mixture = None
     for t in range(max_iter):
         solver.update(pattern.best_mask(function.scores(u)))
-        mixture = solver.copy() if t == 0 else mixture.mix(solver, 3.0 / (t + 4))
+        if mixture is None:
+            mixture = solver.copy()
+        else:
+            mixture.mix(solver, 3.0 / (t + 4))
         _, r, u_r = mixture.solve(exact=False)
         u_r = problem.rmatvec(r) if u_r is None else u_r
         last = value
@@ -212,7 +216,7 @@ def dual(
     )
 
 
-def _rough_enough(problem: LeastSquares) -> bool:
+def rough_enough(problem: LeastSquares) -> bool:
     """Whether a float32 Gram is close enough to make good search directions."""
     xp = problem.xp
     rounding = float(xp.finfo(xp.float32).eps) * float(xp.sum(problem.column_norms()))

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .arrays import Array, indices, scatter, to_host
+from .arrays import Array, indices, scatter, to_host, top_k_mask
 from .patterns import Pattern
 from .problem import LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 
 GROWTH = 2.0  # of a step tried beyond the support's change
+STABLE = 5  # full checks without a change of support; the backsolve does the rest
 BISECTIONS = 20  # to find where the support changes
 
 
@@ -48,7 +49,8 @@ def iht(
     max_iter : int
         Steps at most, over all active sets.
     tol : float
-        Stop when a step lowers n F by less than this share.
+        Stop when a full check lowers n F by less than this share, or the support has
+        been stable for `STABLE` of them.
     diagonal : bool
         The diagonal metric; False is the paper's plain step.
     on_step : callable or None
@@ -67,9 +69,9 @@ def iht(
     curvature = metric(problem) if diagonal else None
     best, done = solution, 0
     status = Status.MAX_ITER
-    active = best.support
+    active, stable = best.support, 0
     while done < max_iter:
-        step = _Step(problem, pattern, curvature)
+        step, before = _Step(problem, pattern, curvature), best.support
         if 4 * pattern.size <= problem.p:
             active = active | step.promising(best.coef, 2 * pattern.size)
             inner, used = _on(problem, pattern, best, active, curvature, max_iter, tol)
@@ -79,6 +81,7 @@ def iht(
         # The full check: one step on all coordinates.
         done += 1
         w, mask, objective = step(best.coef, best.support, best.objective)
+        stable = stable + 1 if bool(problem.xp.all(mask == before)) else 0
         stopped = on_step is not None and on_step(w)
         gain = best.objective - objective
         if gain > 0:
@@ -86,7 +89,7 @@ def iht(
         if stopped:
             status = Status.STOPPED
             break
-        if gain <= tol * abs(best.objective):
+        if stable == STABLE or gain <= tol * abs(best.objective):
             status = Status.CONVERGED
             break
         active = active | mask
@@ -116,11 +119,14 @@ def _on(
     step = _Step(part, sub, None if curvature is None else xp.take(curvature, Z))
     w, mask = xp.take(best.coef, Z), xp.take(best.support, Z)
     offset = best.objective - part.objective(w)
-    objective = best.objective - offset
+    objective, steady = best.objective - offset, 0
     for used in range(1, max_iter + 1):
-        last = objective
+        last, former = objective, mask
         w, mask, objective = step(w, mask, objective)
         if last - objective <= tol * abs(last + offset):
+            break
+        steady = steady + 1 if bool(xp.all(mask == former)) else 0
+        if steady == STABLE:
             break
     inner = replace(
         best,
@@ -148,8 +154,6 @@ class _Step:
 
     def promising(self, w: Array, size: int) -> Array:
         """Mask of the `size` largest scores after a unit step."""
-        from .arrays import top_k_mask
-
         return top_k_mask(self.M * (w + self.direction(w)) ** 2, size)
 
     def __call__(

@@ -19,6 +19,8 @@ import numpy as np
 
 from .arrays import Array, array_namespace, device, top_k_mask
 
+MANY = 64  # blocks beyond which sorting all at once beats selecting in each
+
 
 class Pattern(ABC):
     """A family of allowed supports over the coordinates 0..p-1."""
@@ -87,10 +89,25 @@ class PerBlock(Pattern):
 
     def best_mask(self, score: Array) -> Array:  # noqa: D102
         xp = array_namespace(score)
+        if len(self.sizes) > MANY:
+            return self._by_rank(score)
         mask = xp.zeros_like(score, dtype=xp.bool)
         for members, size in zip(self._members, self.sizes.tolist(), strict=True):
             _assign(mask, members, top_k_mask(_read(score, members), size))
         return mask
+
+    def _by_rank(self, score: Array) -> Array:
+        """All blocks at once, by the rank of each entry in its block: two sorts."""
+        xp = array_namespace(score)
+        labels = _like(self.labels, score)
+        order = xp.argsort(score, descending=True, stable=True)
+        order = xp.take(order, xp.argsort(xp.take(labels, order), stable=True))
+        lengths = np.bincount(self.labels, minlength=len(self.sizes))
+        first = _like(np.cumsum(lengths) - lengths, score)
+        labels = xp.take(labels, order)
+        rank = _like(np.arange(len(self.labels)), score) - xp.take(first, labels)
+        chosen = rank < xp.take(_like(self.sizes, score), labels)
+        return xp.take(chosen, xp.argsort(order))
 
     def exchangeable(  # noqa: D102
         self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from .arrays import Array, array_namespace, cast_block, device
+from .arrays import Array, array_namespace, cast_block, device, take_columns
 
 GRAM_BLOCK = 2**22  # numbers of A_S held at a time while a Gram is formed
 
@@ -63,9 +63,7 @@ class _Dense:
             out[rows, ...] += self.read(rows, cols) @ w[cols, ...]
         return out
 
-    def tdot(
-        self, r: Array, cols: slice = slice(None), rough: bool = False
-    ) -> Array:
+    def tdot(self, r: Array, cols: slice = slice(None), rough: bool = False) -> Array:
         """X[:, cols]' r."""
         if self._exact:
             return self.xp.matrix_transpose(self.X[:, cols]) @ r
@@ -88,13 +86,11 @@ class _Dense:
 
     def take(self, S: Array) -> Array:
         """X[:, S], a copy in X's own type."""
-        return self.xp.take(self.X, S, axis=1)
+        return take_columns(self.X, S)
 
     def squared_norms(self, s: Array | None, m: Array) -> Array:
         """Sum of s_i (x_ij - m_j)^2 over i: no cancellation, however large m."""
-        out = self.xp.zeros(
-            self.shape[1], dtype=self.xp.float64, device=self.device
-        )
+        out = self.xp.zeros(self.shape[1], dtype=self.xp.float64, device=self.device)
         for rows, cols in self.blocks(slice(None)):
             squares = (self.read(rows, cols) - m[cols]) ** 2
             weights = s[rows] if s is not None else self.xp.ones_like(squares[:, 0])
@@ -206,15 +202,16 @@ class LeastSquares:
             y = y - self._y_bar
         self.b = self._weigh(y)
         self._norms: Array | None = None
-        # A Gram that a Backsolver left for the next: (z, A diag(z) A', in float32?).
-        self.grams: tuple[Array, Array, bool] | None = None
+        # Grams that Backsolvers left for the next: (z, A diag(z) A', in float32?).
+        self.grams: list[tuple[Array, Array, bool]] = []
 
     def with_target(self, y: Array | None = None, *, ridge: float) -> LeastSquares:
         """Return the problem of the same X with another ridge and, if given, target.
 
-        Shares X, the column norms and the Gram last kept with this one: solving for
-        many ridges costs little more than solving for one.
+        Shares X, the column norms and the Grams kept with this one: solving for many
+        ridges costs little more than solving for one.
         """
+        self.column_norms()
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
         if y is not None:
@@ -264,7 +261,10 @@ class LeastSquares:
         """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
         if self._norms is None:
             m = self._m if self._m is not None else self.zeros(self.p)
-            self._norms = self._data.squared_norms(self._s, m)
+            h = self._data.squared_norms(self._s, m)
+            # A constant column, centred, leaves the rounding of its mean: no column.
+            rounding = self.n * (4 * float(self.xp.finfo(h.dtype).eps) * m) ** 2
+            self._norms = self.xp.where(h > rounding, h, self.xp.zeros_like(h))
         return self._norms
 
     def columns(self, S: Array, rough: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""What a solver returns: the coefficients, what is known of them, and why it stopped."""
+"""What a solver returns: coefficients, what is known of them, why it stopped."""
 
 from __future__ import annotations
 

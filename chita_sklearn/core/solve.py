@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import comb
 
 import numpy as np
 
 from . import starts
-from .arrays import Array, namespace_name
-from .backsolve import Backsolver, backsolve
-from .dual import certify, dual
+from .arrays import Array
+from .backsolve import backsolve, backsolver
+from .blocks import BlockLeastSquares
+from .dual import certify, dual, rough_enough, with_bound
+from .enumerate import enumerate_supports
 from .iht import iht
-from .patterns import Pattern
+from .patterns import Cardinality, Pattern
 from .problem import LeastSquares
 from .restarts import Restarts
 from .solution import Solution, Status
 from .swaps import swaps
 
-SOLVERS = ("auto", "iht", "swap", "dual", "dense")
-SWAPS_UP_TO = 500  # non-zeros: beyond, all-pairs swaps cost more than they gain
+SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps weigh in
+ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
+PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
+PROOF_STEPS = 30  # of dual ascent after a search by swaps
+
+OnStep = Callable[[Array], bool]
 
 
 def solve(
@@ -28,62 +35,262 @@ def solve(
     *,
     solver: str = "auto",
     start: Array | None = None,
-    n_restarts: int = 10,
+    n_restarts: int = 20,
     max_iter: int = 100,
     tol: float = 1e-3,
     random_state: int | np.random.Generator | None = None,
-    on_step: Callable[[Array], bool] | None = None,
+    on_step: OnStep | None = None,
 ) -> Solution:
-    """Minimise n F(w) over the supports of a pattern."""
+    """Minimise n F(w) = 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2 over a pattern.
+
+    Parameters
+    ----------
+    problem : LeastSquares
+        The quadratic.
+    pattern : Pattern
+        The allowed supports.
+    solver : {"auto", "iht", "swap", "dual", "dense"}, default="auto"
+        The plan:
+
+        - "swap": forward selection, all-pairs swaps, restarts; then the certificate,
+          by dual ascent where mu is large enough for one.
+        - "dual": dual ascent from the magnitude of w_bar, or from `start`.
+        - "iht": the paper's pipeline, hard thresholding and backsolve.
+        - "dense": backsolve on the support of the unconstrained minimiser.
+        - "auto": every support in turn where there are at most `ENUMERATE_UP_TO`;
+          "swap" for up to `SWAPS_UP_TO` non-zeros; else "dual" if mu > 0, else
+          "iht".
+    start : array of shape (p,) or None, default=None
+        Coefficients to start from; cut to the pattern if they do not fit.
+    n_restarts : int, default=20
+        Perturbations of the best support in the plan "swap"; 0 for none. They end
+        early when the gap is within `tol`.
+    max_iter : int, default=100
+        Outer iterations of each improver at most.
+    tol : float, default=1e-3
+        The relative gap, (objective - lower_bound) / objective, that is good enough.
+    random_state : int, numpy.random.Generator or None, default=None
+        Seed of the restarts; the same seed gives the same answer.
+    on_step : callable or None, default=None
+        Called with the coefficients after each outer iteration; True stops.
+
+    Returns
+    -------
+    Solution
+        Its coefficients are of the problem's type; objective and bound in units of
+        n F, evaluated in float64 at those coefficients.
+
+    Raises
+    ------
+    ValueError
+        For a solver that is not known.
+    """
     if solver not in SOLVERS:
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
-    plan, why = choose(problem, pattern, solver)
-    solution = _given(problem, pattern, start)
-    if plan == "swap":
-        rng = np.random.default_rng(random_state)
-        search = Restarts(n_restarts, rng) if n_restarts else None
-        solution = swaps(problem, pattern, solution, max_iter=max_iter, search=search, on_step=on_step)
-        solution = certify(problem, pattern, solution)
-    elif plan == "dual":
-        if solution is None:
-            solution = _feasible(problem, starts.magnitude(problem, pattern))
-        solution = dual(problem, pattern, solution, max_iter=max_iter, tol=tol, on_step=on_step)
-    elif plan == "dense":
-        solver_ = Backsolver(problem, problem.p)
-        mask = starts.dense(problem, pattern, solver_)
-        solution = certify(problem, pattern, backsolve(problem, _feasible(problem, mask)))
-    else:
-        if solution is None:
-            begin = starts.correlation if problem.prior is None else starts.magnitude
-            solution = _feasible(problem, begin(problem, pattern))
-        solution = iht(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
-        solution = certify(problem, pattern, backsolve(problem, solution))
+    name, why = choose(problem, pattern, solver)
+    solution = _PLANS[name](
+        problem,
+        pattern,
+        _given(problem, pattern, start),
+        n_restarts=n_restarts,
+        max_iter=max_iter,
+        tol=tol,
+        rng=np.random.default_rng(random_state),
+        on_step=on_step,
+    )
+    proven = solution.objective == solution.lower_bound
     xp = problem.xp
-    coef = xp.astype(solution.coef, problem.dtype, copy=False)
+    idle = (
+        problem.column_norms() == 0
+    )  # fits nothing: kept only where w_bar asks for it
+    if problem.prior is not None:
+        idle = idle & (problem.prior == 0)
+    coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
+    coef = xp.astype(coef, problem.dtype, copy=False)
     objective = problem.objective(coef)
-    bound = min(solution.lower_bound, objective)
-    return replace(solution, coef=coef, objective=objective, lower_bound=bound, history=(why, *solution.history))
+    return replace(
+        solution,
+        coef=coef,
+        objective=objective,
+        lower_bound=objective if proven else min(solution.lower_bound, objective),
+        n_iter=max(solution.n_iter, 1),
+        history=(why, *solution.history),
+    )
 
 
-def choose(problem, pattern, solver):
+def choose(problem: LeastSquares, pattern: Pattern, solver: str) -> tuple[str, str]:
+    """Return the plan for a problem of this shape, and why in a sentence."""
+    size = pattern.size
+    if size >= problem.p:
+        return "all", "plan all: the pattern leaves no coordinate out"
+    if solver == "swap" and isinstance(problem, BlockLeastSquares):
+        msg = "solver='swap' does not know blocks; choose 'dual', 'iht' or 'dense'."
+        raise ValueError(msg)
     if solver != "auto":
         return solver, f"plan {solver}: asked for"
-    if pattern.size <= min(SWAPS_UP_TO, problem.n_rows):
-        return "swap", f"plan swap: {pattern.size} non-zeros are few"
+    if isinstance(problem, BlockLeastSquares):
+        name = "dual" if problem.mu > 0 else "iht"
+        return name, f"plan {name}: the block approximation"
+    if isinstance(pattern, Cardinality) and comb(problem.p, size) <= ENUMERATE_UP_TO:
+        return "enumerate", f"plan enumerate: {comb(problem.p, size)} supports in all"
+    if size <= SWAPS_UP_TO:
+        return "swap", f"plan swap: {size} non-zeros are few enough for all-pairs swaps"
     if problem.mu > 0:
-        return "dual", f"plan dual: {pattern.size} non-zeros and a ridge"
-    return "iht", f"plan iht: {pattern.size} non-zeros and no ridge"
+        return "dual", f"plan dual: {size} non-zeros, and a ridge to prove bounds with"
+    return "iht", f"plan iht: {size} non-zeros, and no ridge to prove bounds with"
 
 
-def _feasible(problem, mask):
+def _all(
+    problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
+) -> Solution:
+    ones = problem.xp.ones_like(problem.zeros(problem.p), dtype=problem.xp.bool)
+    return _proven(problem, pattern, backsolve(problem, _feasible(problem, ones)))
+
+
+def _enumerate(
+    problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
+) -> Solution:
+    return _proven(problem, pattern, enumerate_supports(problem, pattern))
+
+
+def _proven(problem: LeastSquares, pattern: Pattern, best: Solution) -> Solution:
+    """Mark as optimal a solution that no support can better."""
+    best = replace(best, lower_bound=best.objective, status=Status.OPTIMAL)
+    if problem.mu == 0 and _not_unique(problem, pattern, best):
+        best = replace(best, status=Status.NOT_UNIQUE)
+    return best
+
+
+def _swap(
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    n_restarts: int,
+    max_iter: int,
+    tol: float,
+    rng: np.random.Generator,
+    on_step: OnStep | None,
+) -> Solution:
+    solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
+    if solution.status is Status.STOPPED:
+        return certify(problem, pattern, solution)
+    # Where mu is nearly nothing the bound is too, and not worth its pass over A.
+    largest = float(problem.xp.max(problem.column_norms()))
+    provable = problem.mu > PROOF_FROM * largest
+    status = solution.status
+    if provable:
+        limit = min(max_iter, PROOF_STEPS)
+        solution = dual(
+            problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
+        )
+    if n_restarts and not solution.gap <= tol:
+        solution = swaps(
+            problem,
+            pattern,
+            solution,
+            max_iter=max_iter,
+            search=Restarts(n_restarts, rng),
+            on_step=on_step,
+        )
+        status = solution.status
+    if problem.mu > 0:
+        solution = with_bound(solution, 0.0)
+    elif _not_unique(problem, pattern, solution):
+        status = Status.NOT_UNIQUE
+    if solution.gap <= tol:
+        status = Status.OPTIMAL if solution.gap == 0 else Status.WITHIN_TOL
+    return replace(solution, status=status)
+
+
+def _not_unique(problem: LeastSquares, pattern: Pattern, solution: Solution) -> bool:
+    """Whether columns depend on each other that the pattern has room for together."""
+    if solution.status is Status.NOT_UNIQUE:
+        return True
+    xp, h = problem.xp, problem.column_norms()
+    room = pattern.best_mask(xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h))
+    room = room & (h > 0)
+    if int(xp.count_nonzero(room)) > problem.n_rows:
+        return True
+    solver = backsolver(problem)
+    solver(room)
+    return solver.damping > 0
+
+
+def _dual(
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    tol: float,
+    on_step: OnStep | None,
+    **_: object,
+) -> Solution:
+    if problem.mu <= 0:
+        msg = (
+            "solver='dual' needs ridge > 0: its bound divides by the ridge. Set "
+            "ridge > 0, or choose solver='iht' or 'swap'."
+        )
+        raise ValueError(msg)
+    if solution is None:
+        solution = _feasible(problem, starts.magnitude(problem, pattern))
+    return dual(problem, pattern, solution, max_iter=max_iter, tol=tol, on_step=on_step)
+
+
+def _iht(
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    on_step: OnStep | None,
+    **_: object,
+) -> Solution:
+    if solution is None:
+        begin = starts.correlation if problem.prior is None else starts.magnitude
+        solution = _feasible(problem, begin(problem, pattern))
+    solution = iht(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
+    return certify(problem, pattern, backsolve(problem, solution))
+
+
+def _dense(
+    problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
+) -> Solution:
+    solver = backsolver(problem, problem.p, rough=rough_enough(problem))
+    mask = starts.dense(problem, pattern, solver)
+    solver.keep()
+    solver = solver.copy()
+    best = backsolve(problem, _feasible(problem, mask), solver)
+    solver.keep()
+    if solution is not None and solution.objective < best.objective:
+        best = solution
+    return certify(problem, pattern, best)
+
+
+_PLANS: dict[str, Callable[..., Solution]] = {
+    "all": _all,
+    "enumerate": _enumerate,
+    "swap": _swap,
+    "dual": _dual,
+    "iht": _iht,
+    "dense": _dense,
+}
+SOLVERS = ("auto", "swap", "dual", "iht", "dense")
+
+
+def _feasible(problem: LeastSquares, mask: Array) -> Solution:
+    """Return w_bar on the support: what magnitude pruning would do."""
     w = problem.zeros(problem.p)
     if problem.prior is not None:
         w = problem.xp.where(mask, problem.prior, w)
     return Solution(w, mask, problem.objective(w), n_iter=0)
 
 
-def _given(problem, pattern, start):
+def _given(
+    problem: LeastSquares, pattern: Pattern, start: Array | None
+) -> Solution | None:
     if start is None:
         return None
     xp = problem.xp

@@ -21,20 +21,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 
-from .arrays import Array, array_namespace, indices, scatter, to_host, top_k_mask
+from .arrays import (
+    Array,
+    array_namespace,
+    device,
+    indices,
+    scatter,
+    to_host,
+    top_k_mask,
+)
 from .backsolve import backsolve
 from .patterns import Cardinality, Pattern
 from .problem import LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 
+OVERSHOOT = 4  # forward selection goes on to k + k / OVERSHOOT, then drops the excess
 SCAN = 2**23  # numbers in a block of the scan over all coordinates (64 MB)
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
-GAIN = 1e-10  # share of the explained part of n F that counts as a gain
+TINY = np.finfo(np.float64).tiny
+GAIN = 1e-10  # share of the explained part of n F that a swap must gain
+NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
+
+
+class Search(Protocol):
+    """A search on a working set that is deeper than swaps."""
+
+    def room(self, problem: LeastSquares, k: int) -> int:
+        """How many columns its working sets should have."""
+
+    def __call__(
+        self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
+    ) -> np.ndarray:
+        """Return a support of W, indices into its members, at least as good as S.
+
+        `stop` is to be asked about the best support now and then; True ends the search.
+        """
 
 
 class WorkingSet:
@@ -59,12 +86,26 @@ class WorkingSet:
         self.members = members
         self.pattern = pattern.restrict(members)
         where = xp.asarray(members, device=problem.device)
-        A_W = problem.columns(where)
-        H = to_host(xp.matrix_transpose(A_W) @ A_W)
-        self.H = H if H.flags.writeable else H.copy()
-        self.H[np.diag_indices_from(self.H)] += problem.mu
+        self._mu = problem.mu
+        # One row a column of A: H then asks for whole rows.
+        self._At = xp.matrix_transpose(problem.columns(where))
+        self._H = np.empty((len(members), len(members)))  # rows come when asked for
+        self._known = np.zeros(len(members), dtype=bool)
         self.g = to_host(xp.take(correlation, where))
+        self.h = to_host(xp.take(problem.column_norms(), where)) + problem.mu
         self._free = isinstance(self.pattern, Cardinality)
+
+    def H(self, S: np.ndarray) -> np.ndarray:
+        """Rows S of H, shape (len(S), m). A new row costs one product with A_W'."""
+        new = S[~self._known[S]]
+        if len(new):
+            xp = array_namespace(self._At)
+            index = xp.asarray(new, device=device(self._At))
+            a = xp.matrix_transpose(xp.take(self._At, index, axis=0))
+            self._H[new] = to_host(self._At @ a).T
+            self._H[new, new] += self._mu
+            self._known[new] = True
+        return self._H[S]
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""
@@ -73,109 +114,108 @@ class WorkingSet:
     def _at(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """(P, w, value) on S."""
         g = self.g[S]
-        P = inverse(self.H[np.ix_(S, S)])
+        P = inverse(self.H(S)[:, S])
         w = P @ g
         return P, w, 0.5 * float(g @ w)
 
     def forward(self, S: np.ndarray, size: int) -> np.ndarray:
         """Add the best coordinate, refitted, until S has `size` or nothing gains."""
-        given = [int(j) for j in S]
-        m = len(self.members)
-        diagonal = self.H.diagonal()
-        # V = H_WS L^-T for the Cholesky factor L of H_SS: one column a step.
-        V = np.empty((size, m))
-        q, d = self.g.copy(), diagonal.copy()
+        m, start = len(self.members), len(S)
         in_S = np.zeros(m, dtype=bool)
-        chosen: list[int] = []
-        tiny = np.finfo(float).tiny
-        floor = GAIN * float(np.max(q**2 / np.maximum(d, tiny), initial=0.0))
-        for t in range(size):
-            if t < len(given):
-                j = given[t]
-            else:
-                allowed = self._may_join(in_S, q**2 / np.maximum(d, tiny))
-                allowed &= d > DEPENDENT * diagonal
-                gain = np.where(allowed, q**2 / np.maximum(d, tiny), 0.0)
-                j = int(np.argmax(gain))
-                if not gain[j] > floor:
-                    break
+        in_S[S] = True
+        # V = L^-1 H_S for the Cholesky factor L of H_SS: one row more a step.
+        V = np.empty((size, m))
+        q, d = self.g, self.h
+        if start:
+            H_S = self.H(S)
+            L = factor(H_S[:, S])
+            V[:start], _ = dtrtrs(L, H_S, lower=True)
+            z, _ = dtrtrs(L, self.g[S], lower=True)
+            q, d = q - z @ V[:start], d - np.sum(V[:start] ** 2, axis=0)
+        floor = NOISE * float(np.max(self.g**2 / np.maximum(self.h, TINY), initial=0))
+        for t in range(start, size):
+            gain = np.where(d > DEPENDENT * self.h, q**2, 0.0) / np.maximum(d, TINY)
+            gain[in_S] = 0.0
+            if not self._free:
+                gain[~self._may_join(in_S, gain)] = 0.0
+            j = int(np.argmax(gain))
+            if not gain[j] > floor:
+                break
             in_S[j] = True
-            chosen.append(j)
-            V[t] = 0.0
-            if d[j] > DEPENDENT * diagonal[j]:
-                V[t] = (self.H[j] - V[:t, j] @ V[:t]) / np.sqrt(d[j])
-                q = q - V[t] * (q[j] / np.sqrt(d[j]))
-                d = d - V[t] ** 2
-        return np.sort(np.asarray(chosen, dtype=np.intp))
+            row = self.H(np.asarray([j]))[0]
+            V[t] = (row - V[:t, j] @ V[:t]) / np.sqrt(d[j])
+            q = q - V[t] * (q[j] / np.sqrt(d[j]))
+            d = d - V[t] ** 2
+        return np.flatnonzero(in_S)
+
+    def backward(self, S: np.ndarray, size: int) -> np.ndarray:
+        """Drop the coordinate that costs least, refitted, until S has `size`."""
+        P, w, _ = self._at(S)
+        S = S.copy()
+        while len(S) > size:
+            i = int(np.argmin(w**2 / P.diagonal()))
+            keep = np.arange(len(S)) != i
+            step = P[keep, i] / P[i, i]
+            w = w[keep] - step * w[i]
+            P = P[np.ix_(keep, keep)] - np.outer(step, P[i, keep])
+            S = S[keep]
+        return S
 
     def _may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which coordinates can be added to S on the way to an allowed support."""
-        if self._free:
-            return ~in_S
         # The patterns are matroids: what best_mask would add to S now, S may take.
         return self.pattern.best_mask(np.where(in_S, np.inf, score)) & ~in_S
 
     def improve(self, S: np.ndarray, max_swaps: int) -> tuple[np.ndarray, int]:
         """Swap, best pair first, until no pair gains: (S, swaps made)."""
-        m, size = len(self.members), self.pattern.size
+        if len(S) < self.pattern.size:
+            S = self.forward(S, self.pattern.size)
+        if len(S) in (0, len(self.members)):
+            return S, 0
         P, w, value = self._at(S)
         for done in range(max_swaps):
-            outside = np.ones(m, dtype=bool)
-            outside[S] = False
-            if len(S) < size:
-                S_new = self.forward(S, len(S) + 1)
-            else:
-                O = np.flatnonzero(outside)
-                gain = self._gains(S, O, P, w)
-                best = int(np.argmax(gain))
-                j, i = divmod(best, len(S))
-                if not gain[j, i] > GAIN * value:
-                    return S, done
-                S_new = S.copy()
-                S_new[i] = O[j]
-                S_new.sort()
+            gain = self._gains(S, P, w)
+            j, i = divmod(int(np.argmax(gain)), len(S))
+            if not gain[j, i] > GAIN * value:
+                return S, done
+            S_new = S.copy()
+            S_new[i] = j
+            S_new.sort()
             P_new, w_new, value_new = self._at(S_new)
             if not value_new > value * (1 + 0.1 * GAIN):
                 return S, done  # the formula's gain was rounding
             S, P, w, value = S_new, P_new, w_new, value_new
         return S, max_swaps
 
-    def _gains(
-        self, S: np.ndarray, O: np.ndarray, P: np.ndarray, w: np.ndarray
-    ) -> np.ndarray:
-        """Gain of every swap, shape (len(O), len(S)); -inf where not allowed."""
-        H_OS = self.H[np.ix_(O, S)]
-        gain = swap_gains(H_OS, P, w, self.g[O], self.H.diagonal()[O])
+    def _gains(self, S: np.ndarray, P: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Gain of every swap, shape (m, len(S)); -inf where not allowed."""
+        gain = swap_gains(self.H(S).T, P, w, self.g, self.h, np)
+        gain[S] = -np.inf
         if not self._free:
             mask = np.zeros(len(self.members), dtype=bool)
             mask[S] = True
-            gain[~self.pattern.exchangeable(mask, S, O)] = -np.inf
+            every = np.arange(len(self.members))
+            gain[~self.pattern.exchangeable(mask, S, every)] = -np.inf
         return gain
 
 
-def swap_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array) -> Array:
+def swap_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
     """Gain of n F for every swap of an i in S for a j in O, shape (|O|, |S|).
 
     `H_OS`, `g` and `h` (the diagonal of H) are those of the coordinates O.
     """
-    xp = array_namespace(H_OS)
     T = H_OS @ P
     q = g - H_OS @ w
     d = h - xp.sum(T * H_OS, axis=1)
-    d = xp.where(d > 0, d, xp.zeros_like(d))
     p = xp.linalg.diagonal(P)
-    bottom = d[:, None] + T**2 / p
-    gain = (q[:, None] + T * (w / p)) ** 2
-    # A column that depends on what would remain of S has nothing of its own to add.
-    dependent = bottom <= DEPENDENT * h[:, None]
-    gain = gain / xp.where(dependent, xp.ones_like(bottom), bottom)
-    gain = xp.where(dependent, xp.zeros_like(gain), gain)
-    return 0.5 * (gain - w**2 / p)
+    # A column that depends on what would remain of S has nothing of its own to add;
+    # the floor keeps the rounding of its 0 / 0 small.
+    own = xp.maximum(d[:, None] + T**2 / p, DEPENDENT * h[:, None])
+    return 0.5 * ((q[:, None] + T * (w / p)) ** 2 / own - w**2 / p)
 
 
-def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array) -> Array:
+def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
     """Gain of n F for every j in O that joins S, shape (|O|,)."""
-    xp = array_namespace(H_OS)
     q = g - H_OS @ w
     d = h - xp.sum((H_OS @ P) * H_OS, axis=1)
     dependent = d <= DEPENDENT * h
@@ -183,17 +223,22 @@ def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array) -> Array:
     return xp.where(dependent, xp.zeros_like(d), gain)
 
 
+def factor(M: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor of a small symmetric matrix, damped where singular."""
+    L, info = dpotrf(M, lower=True)
+    damping = 1e-12 * max(float(M.diagonal().max(initial=0.0)), TINY)
+    while info:
+        L, info = dpotrf(M + damping * np.eye(len(M)), lower=True)
+        damping *= 10
+    return L
+
+
 def inverse(M: np.ndarray) -> np.ndarray:
     """Inverse of a small symmetric matrix, damped where it is singular."""
-    L, info = dpotrf(M, lower=True)
-    damping = 1e-12
-    while info:
-        ridge = damping * max(float(M.diagonal().max(initial=0.0)), 1e-300)
-        L, info = dpotrf(M + ridge * np.eye(len(M)), lower=True)
-        damping *= 10
-    inv, _ = dpotri(L, lower=True)
-    inv = np.tril(inv)
-    return inv + np.tril(inv, -1).T
+    lower, _ = dpotri(factor(M), lower=True)  # zero above the diagonal, as the factor
+    inv = lower + lower.T
+    inv.flat[:: len(M) + 1] *= 0.5
+    return inv
 
 
 def swaps(
@@ -202,7 +247,7 @@ def swaps(
     solution: Solution | None,
     *,
     max_iter: int = 100,
-    search: Callable[[WorkingSet, np.ndarray], np.ndarray] | None = None,
+    search: Search | None = None,
     on_step: Callable[[Array], bool] | None = None,
 ) -> Solution:
     """Bring a support to where no single swap lowers n F, among all coordinates.
@@ -215,9 +260,8 @@ def swaps(
         Where to start; None selects forward.
     max_iter : int
         Working sets at most.
-    search : callable or None
-        A deeper search: ``search(W, S)`` returns a support of the working set W at
-        least as good as S. Called on each W once no swap on it gains.
+    search : Search or None
+        A deeper search on each working set, once no swap on it gains.
     on_step : callable or None
         Called with the coefficients after each working set; True stops.
 
@@ -234,27 +278,45 @@ def swaps(
     """
     p, k = problem.p, pattern.size
     room = min(p, max(6 * k, k + 150))
+    if search is not None:
+        room = min(p, max(room, search.room(problem, k)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu
     n_swaps, status = 0, Status.MAX_ITER
+    scale = 0.5 * float(problem.b @ problem.b) + problem.penalty(problem.zeros(p))
     if solution is None:
         members = _largest(g**2 / metric(problem), room)
         W = WorkingSet(problem, pattern, members, g)
-        S = members[W.forward(np.empty(0, dtype=np.intp), k)]
+        # What a forward step took too early, a backward step can still drop.
+        most = k if not W._free else min(k + k // OVERSHOOT + 1, problem.n_rows - 1)
+        S = W.forward(np.empty(0, dtype=np.intp), max(k, most))
+        S = members[W.backward(S, k)]
     else:
         S, W = to_host(indices(solution.support)), None
+    stopped = False
+
+    def stop(S: np.ndarray) -> bool:
+        nonlocal stopped
+        if on_step is not None and not stopped:
+            stopped = bool(on_step(_minimiser(problem, pattern, S).coef))
+        return stopped
+
     for rounds in range(1, max_iter + 1):
         if W is None or room < p:
             gain = _scan(problem, pattern, S, g, h)
+            least = (GAIN if len(S) == k else NOISE) * scale
+            if search is None and not float(problem.xp.max(gain)) > least:
+                status = Status.CONVERGED
+                break
             W = WorkingSet(problem, pattern, _joined(S, _largest(gain, room - k)), g)
         S_W = np.searchsorted(W.members, S)
         local, n = W.improve(S_W, max_swaps=20 * k + 100)
         n_swaps += n
-        if search is not None:
-            local = search(W, local)
+        stopped = stop(W.members[local])
+        if search is not None and not stopped:
+            local = search(W, local, lambda best, W=W: stop(W.members[best]))
         unchanged = len(local) == len(S) and bool((local == S_W).all())
         S = W.members[local]
-        stop = on_step is not None and on_step(_minimiser(problem, pattern, S).coef)
-        if stop:
+        if stopped:
             status = Status.STOPPED
             break
         if unchanged or room == p:
@@ -303,9 +365,9 @@ def _scan(
         cols = slice(start, min(start + step, p))
         H_OS = problem.rmatvec(A_S, cols)
         if s < pattern.size:
-            gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols])
+            gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols], xp)
             continue
-        each = swap_gains(H_OS, P, w, g[cols], h[cols])
+        each = swap_gains(H_OS, P, w, g[cols], h[cols], xp)
         if not free:
             O = np.arange(cols.start, cols.stop)
             allowed = pattern.exchangeable(mask, S, O)
