@@ -64,8 +64,7 @@ print(f"dense: {accuracy(dense):.1%}")
 # %%
 # The two largest of each four
 # ----------------------------
-# The first convolution has one input channel and nine weights a row: it is left
-# alone, here and below.
+# The first convolution has nine weights a row: it is left alone, here and below.
 
 
 def largest(weight, n, m):
@@ -88,7 +87,8 @@ for n, m in ((2, 4), (1, 4), (1, 8)):
         loss,
         pattern=(n, m),
         exclude="0",
-        stages=3,
+        stages=10,
+        extra_stages=3,
         samples_per_gradient=8,
         progress=False,
         random_state=0,

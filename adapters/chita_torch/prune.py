@@ -119,8 +119,8 @@ def prune(
     samples_per_gradient : int, default=16
         B.
     first_order : bool or "auto", default="auto"
-        Whether to use the first-order term. "auto" tries both in a single stage, and
-        uses it in several: once pruned, a model is no longer at a minimum.
+        Whether to use the first-order term. "auto" tries without it too where the
+        calibration loss rises with it.
     ridge : float or "auto", default="auto"
         In the formula above. "auto" moves by powers of ten to where the pruned model
         has the least loss on the calibration batches.
@@ -206,8 +206,6 @@ def prune(
         ridge=None if ridge == "auto" else _check_ridge(ridge),
         first_order=None if isinstance(first_order, str) else first_order,
     )
-    if search.first_order is None and stages + extra_stages > 1:
-        search.first_order = True
     if calibration == 0 and None in (search.ridge, search.first_order):
         msg = (
             "calibration=0 leaves nothing to choose ridge='auto' or first_order='auto' "

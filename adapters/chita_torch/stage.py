@@ -40,31 +40,40 @@ class Search:
     """Which ridge and first-order term a stage takes: those of the least loss.
 
     The ridge is sought from that of the stage before (at first, from the mean
-    curvature by powers of ten), in the direction in which the loss falls.
+    curvature by powers of ten), in the direction in which the loss falls. The
+    first-order term is left out as well where the loss rises with it: near a minimum
+    it is mostly noise.
     """
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
     last: float | None = None  # the ridge chosen in the stage before
 
-    def run(self, evaluate: Callable[[float, bool], float], curvature: float) -> None:
-        """Call ``evaluate(ridge, first_order) -> loss`` for each candidate.
+    def run(
+        self,
+        evaluate: Callable[[bool, float], float],
+        curvature: float,
+        loss_before: float,
+    ) -> None:
+        """Call ``evaluate(first_order, ridge) -> loss`` for each candidate.
 
         ``curvature`` is the mean of h_j / n.
         """
-        orders = [True, False] if self.first_order is None else [self.first_order]
-        for order in orders:
-            if self.ridge is not None:
-                evaluate(self.ridge, order)
-                continue
-            loss_at = partial(evaluate, first_order=order)
-            if self.last is None:
-                power = round(math.log10(curvature)) if curvature > 0 else 0
-                start = 10.0**power
-                start, least = _descend(loss_at, start, loss_at(start), 10.0)
-            else:
-                start, least = self.last, loss_at(self.last)
-            _descend(loss_at, start, least, math.sqrt(10.0))
+        if self.first_order is not None:
+            self._seek_ridge(partial(evaluate, self.first_order), curvature)
+        elif not self._seek_ridge(partial(evaluate, True), curvature) < loss_before:
+            self._seek_ridge(partial(evaluate, False), curvature)
+
+    def _seek_ridge(self, loss_at: Callable[[float], float], curvature: float) -> float:
+        """Return the least loss found."""
+        if self.ridge is not None:
+            return loss_at(self.ridge)
+        if self.last is None:
+            start = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
+            start, least = _descend(loss_at, start, loss_at(start), 10.0)
+        else:
+            start, least = self.last, loss_at(self.last)
+        return _descend(loss_at, start, least, math.sqrt(10.0))[1]
 
 
 def _descend(
@@ -159,7 +168,7 @@ def run_stage(
     trials: list[Trial] = []
     best: tuple[Trial, Solution, Tensor, Tensor] | None = None
 
-    def evaluate(ridge: float, first_order: bool) -> float:
+    def evaluate(first_order: bool, ridge: float) -> float:
         nonlocal best
         solution = solve(
             model.problem(ridge, 1 / math.sqrt(B) if first_order else 0.0),
@@ -184,7 +193,7 @@ def run_stage(
             least = loss
         return least
 
-    search.run(evaluate, mean_curvature)
+    search.run(evaluate, mean_curvature, loss_before)
     assert best is not None
     chosen, solution, mask, weights = best
     if not math.isnan(loss_before):
