@@ -16,8 +16,10 @@ A diag(z) A' in the place of A_S A_S'. Weights of 0 and 1 are a support.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import NamedTuple
+from functools import singledispatch
+from typing import Any, NamedTuple, Self
 
 from .arrays import (
     Array,
@@ -29,8 +31,7 @@ from .arrays import (
     indices,
     scatter,
 )
-from .blocks import BlockLeastSquares
-from .problem import LeastSquares
+from .problem import LeastSquares, Quadratic
 from .solution import Solution, Status
 
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
@@ -41,12 +42,68 @@ ACCURACY = 1e-12  # of the s x s systems: residual over right-hand side
 class Minimiser(NamedTuple):
     """The minimiser of n F on a support, and what came with it."""
 
-    w: Array | None  # shape (p,); None where not asked for
+    w: Any  # shape (p,); None where not asked for
     r: Array  # b - A w, shape (n_rows,)
     u: Array | None  # A'r, shape (p,), where the route computes it anyway
 
 
-class Backsolver:
+class SupportSolver(ABC):
+    """Minimisers of n F on one support, or with one set of weights, after another.
+
+    Attributes
+    ----------
+    damping : float
+        What was added to mu in the last factorisation to make it succeed; usually 0.
+    weights : array of shape (p,)
+        The weights z held.
+    """
+
+    damping: float
+    weights: Array
+
+    def __call__(self, z: Array) -> Minimiser:
+        """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""
+        return self.update(z).solve()
+
+    @abstractmethod
+    def update(self, z: Array) -> Self:
+        """Take the weights z, and bring A Z A' and A Z w_bar to them."""
+
+    @abstractmethod
+    def mix(self, other: Self, share: float) -> Self:
+        """Take the weights (1 - share) z + share other.z.
+
+        The Gram is linear in the weights: where both hold one, no product with A is
+        needed to form the mixture's.
+        """
+
+    @abstractmethod
+    def solve(self, exact: bool = True) -> Minimiser:
+        """Minimise n F with the weights held.
+
+        `exact=False` skips the refinement: the residual is then nearly the minimiser's,
+        and the coefficients may be left out.
+        """
+
+    @abstractmethod
+    def copy(self) -> Self:
+        """Another solver in the same state; the arrays are shared, never written to."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Leave the Gram with the problem (it keeps two) for solvers of the same A."""
+
+
+@singledispatch
+def backsolver(
+    problem: Quadratic, size: int | None = None, rough: bool = False
+) -> SupportSolver:
+    """Return the `SupportSolver` of a problem; one is registered for each class."""
+    msg = f"no backsolve is registered for {type(problem).__name__}"
+    raise TypeError(msg)
+
+
+class Backsolver(SupportSolver):
     """Minimisers of n F on one support after another.
 
     Parameters
@@ -80,16 +137,11 @@ class Backsolver:
         self.damping = 0.0
         self._rough = rough
         self._keeps = size is not None and 2 * size >= problem.n_rows
-        self._z: Array | None = None  # the weights, and what was formed with them:
-        self._G: Array | None = None  # A Z A'
-        self._centre: Array | None = None  # A Z w_bar
+        self._z: Any = None  # the weights, and what was formed with them:
+        self._G: Any = None  # A Z A'
+        self._centre: Any = None  # A Z w_bar
 
-    def __call__(self, z: Array) -> Minimiser:
-        """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""
-        return self.update(z).solve()
-
-    def update(self, z: Array) -> Backsolver:
-        """Take the weights z, and bring A Z A' and A Z w_bar to them."""
+    def update(self, z: Array) -> Self:  # noqa: D102
         problem, xp, prior = self.problem, self.problem.xp, self.problem.prior
         z = xp.astype(z, xp.float64, copy=False)
         S = indices(z > 0)
@@ -123,12 +175,7 @@ class Backsolver:
         self._z = z
         return self
 
-    def mix(self, other: Backsolver, share: float) -> Backsolver:
-        """Take the weights (1 - share) z + share other.z.
-
-        The Gram is linear in the weights: where both hold one, no product with A is
-        needed to form the mixture's.
-        """
+    def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
         if self._G is not None:
             self._G = (1.0 - share) * self._G + share * other._G
@@ -136,12 +183,7 @@ class Backsolver:
             self._centre = (1.0 - share) * self._centre + share * other._centre
         return self
 
-    def solve(self, exact: bool = True) -> Minimiser:
-        """Minimise n F with the weights held.
-
-        `exact=False` skips the refinement: the coefficients are then nearly optimal,
-        the residual only nearly theirs.
-        """
+    def solve(self, exact: bool = True) -> Minimiser:  # noqa: D102
         z = self._z
         if self._G is not None:
             return self._wide(z, exact)
@@ -151,16 +193,13 @@ class Backsolver:
         return self._tall(S, self.problem.xp.take(z, S))
 
     @property
-    def weights(self) -> Array:
-        """The weights z held."""
+    def weights(self) -> Array:  # noqa: D102
         return self._z
 
-    def copy(self) -> Backsolver:
-        """Another solver in the same state; the arrays are shared, never written to."""
+    def copy(self) -> Self:  # noqa: D102
         return copy.copy(self)
 
-    def keep(self) -> None:
-        """Leave the Gram with the problem (it keeps two) for solvers of the same A."""
+    def keep(self) -> None:  # noqa: D102
         if self._keeps:
             self.problem.grams[:] = [
                 *self.problem.grams[-1:],
@@ -205,75 +244,7 @@ class Backsolver:
         return Minimiser(w, r, None)
 
 
-class BlockBacksolver:
-    """A `Backsolver` for each block of a `BlockLeastSquares`, as one."""
-
-    def __init__(
-        self,
-        problem: BlockLeastSquares,
-        size: int | None = None,
-        rough: bool = False,
-    ) -> None:
-        self.problem = problem
-        shares = [size and round(size * q.p / problem.p) for q in problem.problems]
-        self._solvers = [
-            Backsolver(q, share, rough)
-            for q, share in zip(problem.problems, shares, strict=True)
-        ]
-
-    @property
-    def damping(self) -> float:
-        """The largest damping of any block."""
-        return max(solver.damping for solver in self._solvers)
-
-    @property
-    def weights(self) -> Array:
-        """The weights z held."""
-        return self.problem.xp.concat([solver.weights for solver in self._solvers])
-
-    def __call__(self, z: Array) -> Minimiser:
-        """Minimise with the weights z."""
-        return self.update(z).solve()
-
-    def update(self, z: Array) -> BlockBacksolver:
-        """Take the weights z."""
-        for solver, part in zip(self._solvers, self.problem.split(z), strict=True):
-            solver.update(part)
-        return self
-
-    def mix(self, other: BlockBacksolver, share: float) -> BlockBacksolver:
-        """Take the weights (1 - share) z + share other.z."""
-        for solver, its in zip(self._solvers, other._solvers, strict=True):
-            solver.mix(its, share)
-        return self
-
-    def solve(self, exact: bool = True) -> Minimiser:
-        """Minimise n F with the weights held."""
-        xp = self.problem.xp
-        parts = [solver.solve(exact) for solver in self._solvers]
-        w = xp.concat([part.w for part in parts]) if exact else None
-        return Minimiser(w, xp.concat([part.r for part in parts]), None)
-
-    def copy(self) -> BlockBacksolver:
-        """Another solver in the same state."""
-        other = copy.copy(self)
-        other._solvers = [solver.copy() for solver in self._solvers]
-        return other
-
-    def keep(self) -> None:
-        """Leave each block's Gram with it."""
-        for solver in self._solvers:
-            solver.keep()
-
-
-def backsolver(
-    problem: LeastSquares | BlockLeastSquares,
-    size: int | None = None,
-    rough: bool = False,
-) -> Backsolver | BlockBacksolver:
-    """Return the solver of supports that fits the problem."""
-    kind = BlockBacksolver if isinstance(problem, BlockLeastSquares) else Backsolver
-    return kind(problem, size, rough)
+backsolver.register(LeastSquares, Backsolver)
 
 
 def _scale(x: Array) -> Array | None:
@@ -325,7 +296,7 @@ def ridge_solve(B: Array, d: Array, mu: float) -> tuple[Array, float]:
 
 
 def backsolve(
-    problem: LeastSquares, solution: Solution, solver: Backsolver | None = None
+    problem: Quadratic, solution: Solution, solver: SupportSolver | None = None
 ) -> Solution:
     """Replace the coefficients on the solution's support by the best ones.
 

@@ -9,16 +9,18 @@ block. A bound on this objective is a bound for the block model, not for the who
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from .arrays import Array, to_host
-from .problem import LeastSquares
+from .backsolve import Backsolver, Minimiser, SupportSolver, backsolver
+from .problem import LeastSquares, Quadratic
 
 
-class BlockLeastSquares:
+class BlockLeastSquares(Quadratic):
     """Several least-squares problems with one pattern over all their coordinates.
 
     Parameters
@@ -74,28 +76,19 @@ class BlockLeastSquares:
         rows = zip(self.problems, *parts, strict=True)
         return self._join([product(q, *args) for q, *args in rows])
 
-    def zeros(self, size: int) -> Array:
-        """Float64 zeros where A lives."""
-        return self.problems[0].zeros(size)
-
-    def matvec(self, w: Array, rough: bool = False) -> Array:
-        """The stacked A_l w_l."""
+    def matvec(self, w: Array, rough: bool = False) -> Array:  # noqa: D102
         return self._each(lambda q, v: q.matvec(v, rough), self.split(w))
 
-    def rmatvec(self, r: Array, rough: bool = False) -> Array:
-        """The stacked A_l' r_l."""
+    def rmatvec(self, r: Array, rough: bool = False) -> Array:  # noqa: D102
         return self._each(lambda q, v: q.rmatvec(v, rough=rough), self._rows(r))
 
-    def column_norms(self) -> Array:
-        """h_j = ||a_j||^2."""
+    def column_norms(self) -> Array:  # noqa: D102
         return self._each(lambda q: q.column_norms())
 
-    def raw_norms(self) -> Array:
-        """Squared column norms before centring."""
+    def raw_norms(self) -> Array:  # noqa: D102
         return self._each(lambda q: q.raw_norms())
 
-    def restrict(self, S: Array) -> BlockLeastSquares:
-        """Return the problem on the columns S (ascending) alone; copies them."""
+    def restrict(self, S: Array) -> BlockLeastSquares:  # noqa: D102
         host, parts, start = to_host(S), [], 0
         for q in self.problems:
             here = host[(host >= start) & (host < start + q.p)] - start
@@ -103,12 +96,58 @@ class BlockLeastSquares:
             start += q.p
         return BlockLeastSquares(parts)
 
-    # The same expressions of the same products as for one block.
-    correlation = LeastSquares.correlation
-    residual = LeastSquares.residual
-    penalty = LeastSquares.penalty
-    objective = LeastSquares.objective
-
-    def intercept(self, w: Array) -> float:
-        """Return 0: blocks have no common intercept."""
+    def intercept(self, w: Array) -> float:  # noqa: D102
         return 0.0
+
+
+class BlockBacksolver(SupportSolver):
+    """A `Backsolver` for each block of a `BlockLeastSquares`, as one."""
+
+    def __init__(
+        self,
+        problem: BlockLeastSquares,
+        size: int | None = None,
+        rough: bool = False,
+    ) -> None:
+        self.problem = problem
+        shares = [size and round(size * q.p / problem.p) for q in problem.problems]
+        self._solvers = [
+            Backsolver(q, share, rough)
+            for q, share in zip(problem.problems, shares, strict=True)
+        ]
+
+    @property
+    def damping(self) -> float:  # noqa: D102
+        return max(solver.damping for solver in self._solvers)
+
+    @property
+    def weights(self) -> Array:  # noqa: D102
+        return self.problem.xp.concat([solver.weights for solver in self._solvers])
+
+    def update(self, z: Array) -> Self:  # noqa: D102
+        for solver, part in zip(self._solvers, self.problem.split(z), strict=True):
+            solver.update(part)
+        return self
+
+    def mix(self, other: Self, share: float) -> Self:  # noqa: D102
+        for solver, its in zip(self._solvers, other._solvers, strict=True):
+            solver.mix(its, share)
+        return self
+
+    def solve(self, exact: bool = True) -> Minimiser:  # noqa: D102
+        xp = self.problem.xp
+        parts = [solver.solve(exact) for solver in self._solvers]
+        w = xp.concat([part.w for part in parts]) if exact else None
+        return Minimiser(w, xp.concat([part.r for part in parts]), None)
+
+    def copy(self) -> Self:  # noqa: D102
+        other = copy.copy(self)
+        other._solvers = [solver.copy() for solver in self._solvers]
+        return other
+
+    def keep(self) -> None:  # noqa: D102
+        for solver in self._solvers:
+            solver.keep()
+
+
+backsolver.register(BlockLeastSquares, BlockBacksolver)

@@ -33,7 +33,7 @@ from dataclasses import replace
 from .arrays import Array, array_namespace
 from .backsolve import backsolver
 from .patterns import Pattern
-from .problem import LeastSquares
+from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
@@ -43,7 +43,7 @@ PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
 class Dual:
     """The dual function D of a problem with a pattern; needs mu > 0."""
 
-    def __init__(self, problem: LeastSquares, pattern: Pattern) -> None:
+    def __init__(self, problem: Quadratic, pattern: Pattern) -> None:
         xp = problem.xp
         self.problem, self.pattern = problem, pattern
         self._constant = problem.penalty(problem.zeros(problem.p))
@@ -116,7 +116,7 @@ def _sum_over(mask: Array, x: Array) -> float:
     return float(xp.sum(xp.where(mask, x, xp.zeros_like(x))))
 
 
-def certify(problem: LeastSquares, pattern: Pattern, solution: Solution) -> Solution:
+def certify(problem: Quadratic, pattern: Pattern, solution: Solution) -> Solution:
     """Attach the bound at alpha = b - A w to a solution. One product with A'."""
     if problem.mu <= 0:
         return solution
@@ -132,7 +132,7 @@ def with_bound(solution: Solution, bound: float) -> Solution:
 
 
 def dual(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     solution: Solution,
     *,
@@ -144,7 +144,7 @@ def dual(
 
     Parameters
     ----------
-    problem : LeastSquares
+    problem : Quadratic
         With mu > 0.
     pattern : Pattern
         The allowed supports.
@@ -216,7 +216,7 @@ def dual(
     )
 
 
-def rough_enough(problem: LeastSquares) -> bool:
+def rough_enough(problem: Quadratic) -> bool:
     """Whether a float32 Gram is close enough to make good search directions."""
     xp = problem.xp
     rounding = float(xp.finfo(xp.float32).eps) * float(xp.sum(problem.column_norms()))

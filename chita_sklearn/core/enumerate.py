@@ -8,7 +8,6 @@ import numpy as np
 
 from .arrays import scatter, to_host
 from .backsolve import backsolve
-from .patterns import Cardinality
 from .problem import LeastSquares
 from .solution import Solution
 
@@ -16,15 +15,15 @@ CHUNK = 2**20  # numbers in a batch of Gram matrices
 DAMPING = 1e-12  # of the largest ||a_j||^2: lets dependent columns through the batch
 
 
-def enumerate_supports(problem: LeastSquares, pattern: Cardinality) -> Solution:
-    """Return the best of all supports of `pattern.size` coordinates.
+def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
+    """Return the best of all supports of k coordinates.
 
     Parameters
     ----------
     problem : LeastSquares
         With few coordinates: a p x p Gram is formed on the host.
-    pattern : Cardinality
-        Its size k; all p-choose-k supports are tried.
+    k : int
+        All p-choose-k supports are tried.
 
     Returns
     -------
@@ -35,7 +34,7 @@ def enumerate_supports(problem: LeastSquares, pattern: Cardinality) -> Solution:
     -----
     O(n p^2) for the Gram, then O(k^3) a support, in batches.
     """
-    xp, p, k = problem.xp, problem.p, pattern.size
+    xp, p = problem.xp, problem.p
     A = problem.columns(xp.arange(p, device=problem.device))
     H = to_host(xp.matrix_transpose(A) @ A)
     H = H + (problem.mu + DAMPING * np.max(H.diagonal(), initial=0.0)) * np.eye(p)

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from .arrays import Array, indices, scatter, to_host, top_k_mask
 from .patterns import Pattern
-from .problem import LeastSquares
+from .problem import Quadratic
 from .solution import Solution, Status
 from .starts import metric
 
@@ -31,7 +31,7 @@ BISECTIONS = 20  # to find where the support changes
 
 
 def iht(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     solution: Solution,
     *,
@@ -103,7 +103,7 @@ def iht(
 
 
 def _on(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     best: Solution,
     active: Array,
@@ -120,7 +120,9 @@ def _on(
     w, mask = xp.take(best.coef, Z), xp.take(best.support, Z)
     offset = best.objective - part.objective(w)
     objective, steady = best.objective - offset, 0
-    for used in range(1, max_iter + 1):
+    used = 0
+    while used < max_iter:
+        used += 1
         last, former = objective, mask
         w, mask, objective = step(w, mask, objective)
         if last - objective <= tol * abs(last + offset):
@@ -141,7 +143,7 @@ class _Step:
     """One thresholded step with its line search."""
 
     def __init__(
-        self, problem: LeastSquares, pattern: Pattern, curvature: Array | None
+        self, problem: Quadratic, pattern: Pattern, curvature: Array | None
     ) -> None:
         self.problem, self.pattern = problem, pattern
         self.M = 1.0 if curvature is None else curvature

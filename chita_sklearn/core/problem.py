@@ -12,6 +12,7 @@ that are cast as they are read.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,7 +132,88 @@ class _Sparse:
         return values.T @ weights + np.maximum(absent, 0.0) * m**2
 
 
-class LeastSquares:
+class Quadratic(ABC):
+    """What every algorithm asks of a problem: a few products, and what they give.
+
+    Attributes
+    ----------
+    p, n_rows : int
+        Coordinates, and the length of a residual.
+    n : float
+        The sum of the sample weights: objective / n is F.
+    mu : float
+        n * ridge.
+    b : array of shape (n_rows,), float64
+        The target.
+    prior : array of shape (p,), float64, or None
+        w_bar.
+    xp, device, dtype
+        The array namespace and the device of A, and the type coefficients return in.
+    """
+
+    p: int
+    n_rows: int
+    n: float
+    mu: float
+    b: Array
+    prior: Array | None
+    xp: Any
+    device: Any
+    dtype: Any
+
+    @abstractmethod
+    def matvec(self, w: Array, rough: bool = False) -> Array:
+        """A w. One pass over A."""
+
+    @abstractmethod
+    def rmatvec(self, r: Array, rough: bool = False) -> Array:
+        """A' r. One pass over A."""
+
+    @abstractmethod
+    def column_norms(self) -> Array:
+        """h_j = ||a_j||^2, shape (p,). One pass over A, the first time."""
+
+    @abstractmethod
+    def raw_norms(self) -> Array:
+        """Squared column norms before centring: what rounding errors scale with."""
+
+    @abstractmethod
+    def restrict(self, S: Array) -> Quadratic:
+        """Return the problem on the columns S (ascending) alone; copies A_S.
+
+        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
+        """
+
+    @abstractmethod
+    def intercept(self, w: Array) -> float:
+        """Return the constant that goes with w; 0 without fit_intercept."""
+
+    def zeros(self, size: int) -> Array:
+        """Float64 zeros where A lives."""
+        return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
+
+    def correlation(self) -> Array:
+        """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
+        g = self.rmatvec(self.b)
+        return g if self.prior is None else g + self.mu * self.prior
+
+    def residual(self, w: Array) -> Array:
+        """b - A w."""
+        return self.b - self.matvec(w)
+
+    def penalty(self, w: Array) -> float:
+        """mu/2 ||w - w_bar||^2."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * self.mu * float(shift @ shift)
+
+    def objective(self, w: Array) -> float:
+        """n F(w). One pass over X."""
+        w = self.xp.astype(w, self.xp.float64, copy=False)
+        r = self.residual(w)
+        return 0.5 * float(r @ r) + self.penalty(w)
+
+
+class LeastSquares(Quadratic):
     """min 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2, through products with A only.
 
     Parameters
@@ -229,11 +311,7 @@ class LeastSquares:
             return r
         return self._d * r if r.ndim == 1 else self._d[:, None] * r
 
-    def zeros(self, size: int) -> Array:
-        """Float64 zeros where A lives."""
-        return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
-
-    # The five operations: no other code touches X.
+    # The operations: no other code touches X.
 
     # `rough` asks for the type of X instead of float64: faster, and enough for a
     # search direction, never for a result. Centring forbids it: float32 would lose a
@@ -247,7 +325,7 @@ class LeastSquares:
         return self._weigh(out)
 
     def rmatvec(
-        self, r: Array, cols: slice = slice(None), rough: bool = False
+        self, r: Array, rough: bool = False, cols: slice = slice(None)
     ) -> Array:
         """A[:, cols]' r, for a vector or a matrix r of n_rows rows. One pass over X."""
         r = self._weigh(r)
@@ -294,13 +372,7 @@ class LeastSquares:
             G += xp.astype(right @ xp.matrix_transpose(block), xp.float64, copy=False)
         return G
 
-    # What follows is derived from them.
-
-    def restrict(self, S: Array) -> LeastSquares:
-        """Return the problem on the columns S alone; copies A_S.
-
-        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
-        """
+    def restrict(self, S: Array) -> LeastSquares:  # noqa: D102
         prior = None if self.prior is None else self.xp.take(self.prior, S)
         part = LeastSquares(self.columns(S), self.b, prior=prior)
         part.mu = self.mu
@@ -310,26 +382,6 @@ class LeastSquares:
         """Squared column norms before centring: what rounding errors scale with."""
         h = self.column_norms()
         return h if self._m is None else h + self.n * self._m**2
-
-    def correlation(self) -> Array:
-        """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
-        g = self.rmatvec(self.b)
-        return g if self.prior is None else g + self.mu * self.prior
-
-    def residual(self, w: Array) -> Array:
-        """b - A w."""
-        return self.b - self.matvec(w)
-
-    def penalty(self, w: Array) -> float:
-        """mu/2 ||w - w_bar||^2."""
-        shift = w if self.prior is None else w - self.prior
-        return 0.5 * self.mu * float(shift @ shift)
-
-    def objective(self, w: Array) -> float:
-        """n F(w). One pass over X."""
-        w = self.xp.astype(w, self.xp.float64, copy=False)
-        r = self.residual(w)
-        return 0.5 * float(r @ r) + self.penalty(w)
 
     def intercept(self, w: Array) -> float:
         """Return the constant that goes with w; 0 without fit_intercept."""

@@ -11,12 +11,11 @@ import numpy as np
 from . import starts
 from .arrays import Array
 from .backsolve import backsolve, backsolver
-from .blocks import BlockLeastSquares
 from .dual import certify, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
 from .patterns import Cardinality, Pattern
-from .problem import LeastSquares
+from .problem import LeastSquares, Quadratic
 from .restarts import Restarts
 from .solution import Solution, Status
 from .swaps import swaps
@@ -24,13 +23,14 @@ from .swaps import swaps
 SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
+LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 PROOF_STEPS = 30  # of dual ascent after a search by swaps
 
 OnStep = Callable[[Array], bool]
 
 
 def solve(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     *,
     solver: str = "auto",
@@ -45,7 +45,7 @@ def solve(
 
     Parameters
     ----------
-    problem : LeastSquares
+    problem : LeastSquares or BlockLeastSquares
         The quadratic.
     pattern : Pattern
         The allowed supports.
@@ -99,11 +99,11 @@ def solve(
         rng=np.random.default_rng(random_state),
         on_step=on_step,
     )
-    proven = solution.objective == solution.lower_bound
     xp = problem.xp
-    idle = (
-        problem.column_norms() == 0
-    )  # fits nothing: kept only where w_bar asks for it
+    # Float32 coefficients are not the minimiser itself: then the bound stays below.
+    proven = solution.objective == solution.lower_bound and problem.dtype == xp.float64
+    # A zero column fits nothing: its coefficient is what w_bar asks for.
+    idle = problem.column_norms() == 0
     if problem.prior is not None:
         idle = idle & (problem.prior == 0)
     coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
@@ -119,17 +119,17 @@ def solve(
     )
 
 
-def choose(problem: LeastSquares, pattern: Pattern, solver: str) -> tuple[str, str]:
+def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:
     """Return the plan for a problem of this shape, and why in a sentence."""
     size = pattern.size
     if size >= problem.p:
         return "all", "plan all: the pattern leaves no coordinate out"
-    if solver == "swap" and isinstance(problem, BlockLeastSquares):
+    if solver == "swap" and not isinstance(problem, LeastSquares):
         msg = "solver='swap' does not know blocks; choose 'dual', 'iht' or 'dense'."
         raise ValueError(msg)
     if solver != "auto":
         return solver, f"plan {solver}: asked for"
-    if isinstance(problem, BlockLeastSquares):
+    if not isinstance(problem, LeastSquares):
         name = "dual" if problem.mu > 0 else "iht"
         return name, f"plan {name}: the block approximation"
     if isinstance(pattern, Cardinality) and comb(problem.p, size) <= ENUMERATE_UP_TO:
@@ -142,7 +142,7 @@ def choose(problem: LeastSquares, pattern: Pattern, solver: str) -> tuple[str, s
 
 
 def _all(
-    problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
+    problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
     ones = problem.xp.ones_like(problem.zeros(problem.p), dtype=problem.xp.bool)
     return _proven(problem, pattern, backsolve(problem, _feasible(problem, ones)))
@@ -151,10 +151,10 @@ def _all(
 def _enumerate(
     problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
-    return _proven(problem, pattern, enumerate_supports(problem, pattern))
+    return _proven(problem, pattern, enumerate_supports(problem, pattern.size))
 
 
-def _proven(problem: LeastSquares, pattern: Pattern, best: Solution) -> Solution:
+def _proven(problem: Quadratic, pattern: Pattern, best: Solution) -> Solution:
     """Mark as optimal a solution that no support can better."""
     best = replace(best, lower_bound=best.objective, status=Status.OPTIMAL)
     if problem.mu == 0 and _not_unique(problem, pattern, best):
@@ -179,7 +179,7 @@ def _swap(
     # Where mu is nearly nothing the bound is too, and not worth its pass over A.
     largest = float(problem.xp.max(problem.column_norms()))
     provable = problem.mu > PROOF_FROM * largest
-    status = solution.status
+    status: Status = solution.status
     if provable:
         limit = min(max_iter, PROOF_STEPS)
         solution = dual(
@@ -204,7 +204,7 @@ def _swap(
     return replace(solution, status=status)
 
 
-def _not_unique(problem: LeastSquares, pattern: Pattern, solution: Solution) -> bool:
+def _not_unique(problem: Quadratic, pattern: Pattern, solution: Solution) -> bool:
     """Whether columns depend on each other that the pattern has room for together."""
     if solution.status is Status.NOT_UNIQUE:
         return True
@@ -219,7 +219,7 @@ def _not_unique(problem: LeastSquares, pattern: Pattern, solution: Solution) -> 
 
 
 def _dual(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     solution: Solution | None,
     *,
@@ -236,11 +236,19 @@ def _dual(
         raise ValueError(msg)
     if solution is None:
         solution = _feasible(problem, starts.magnitude(problem, pattern))
-    return dual(problem, pattern, solution, max_iter=max_iter, tol=tol, on_step=on_step)
+    solution = dual(
+        problem, pattern, solution, max_iter=max_iter, tol=tol, on_step=on_step
+    )
+    if solution.gap > LOOSE and solution.status is not Status.STOPPED:
+        # The bound is no guide here; gradient steps find what it does not point to.
+        status = solution.status
+        solution = iht(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
+        solution = replace(backsolve(problem, solution), status=status)
+    return solution
 
 
 def _iht(
-    problem: LeastSquares,
+    problem: Quadratic,
     pattern: Pattern,
     solution: Solution | None,
     *,
@@ -256,7 +264,7 @@ def _iht(
 
 
 def _dense(
-    problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
+    problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
     solver = backsolver(problem, problem.p, rough=rough_enough(problem))
     mask = starts.dense(problem, pattern, solver)
@@ -280,7 +288,7 @@ _PLANS: dict[str, Callable[..., Solution]] = {
 SOLVERS = ("auto", "swap", "dual", "iht", "dense")
 
 
-def _feasible(problem: LeastSquares, mask: Array) -> Solution:
+def _feasible(problem: Quadratic, mask: Array) -> Solution:
     """Return w_bar on the support: what magnitude pruning would do."""
     w = problem.zeros(problem.p)
     if problem.prior is not None:
@@ -289,7 +297,7 @@ def _feasible(problem: LeastSquares, mask: Array) -> Solution:
 
 
 def _given(
-    problem: LeastSquares, pattern: Pattern, start: Array | None
+    problem: Quadratic, pattern: Pattern, start: Array | None
 ) -> Solution | None:
     if start is None:
         return None

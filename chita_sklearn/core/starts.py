@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from .arrays import Array
-from .backsolve import Backsolver
+from .backsolve import SupportSolver
 from .patterns import Pattern
-from .problem import LeastSquares
+from .problem import Quadratic
 
 
-def magnitude(problem: LeastSquares, pattern: Pattern) -> Array:
+def magnitude(problem: Quadratic, pattern: Pattern) -> Array:
     """Return the support of the largest |w_bar|. O(p)."""
     xp = problem.xp
     prior = problem.zeros(problem.p) if problem.prior is None else problem.prior
     return pattern.best_mask(xp.abs(prior))
 
 
-def correlation(problem: LeastSquares, pattern: Pattern) -> Array:
+def correlation(problem: Quadratic, pattern: Pattern) -> Array:
     """Return the support whose coordinates, each alone, lower n F the most.
 
     One product with A'.
@@ -23,7 +23,7 @@ def correlation(problem: LeastSquares, pattern: Pattern) -> Array:
     return pattern.best_mask(problem.correlation() ** 2 / metric(problem))
 
 
-def dense(problem: LeastSquares, pattern: Pattern, solver: Backsolver) -> Array:
+def dense(problem: Quadratic, pattern: Pattern, solver: SupportSolver) -> Array:
     """Return the support of the unconstrained minimiser w, by (h_j + mu) w_j^2.
 
     The right one when the model is trusted near w_bar only, as in staged pruning. Costs
@@ -34,7 +34,7 @@ def dense(problem: LeastSquares, pattern: Pattern, solver: Backsolver) -> Array:
     return pattern.best_mask(metric(problem) * w**2)
 
 
-def metric(problem: LeastSquares) -> Array:
+def metric(problem: Quadratic) -> Array:
     """h_j + mu, the curvature of n F along each coordinate; 1 where it is 0."""
     xp = problem.xp
     curvature = problem.column_norms() + problem.mu

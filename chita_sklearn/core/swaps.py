@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -195,7 +196,9 @@ class WorkingSet:
             mask = np.zeros(len(self.members), dtype=bool)
             mask[S] = True
             every = np.arange(len(self.members))
-            gain[~self.pattern.exchangeable(mask, S, every)] = -np.inf
+            allowed = self.pattern.exchangeable(mask, S, every)
+            if allowed is not None:
+                gain[~allowed] = -np.inf
         return gain
 
 
@@ -300,7 +303,9 @@ def swaps(
             stopped = bool(on_step(_minimiser(problem, pattern, S).coef))
         return stopped
 
-    for rounds in range(1, max_iter + 1):
+    rounds = 0
+    while rounds < max_iter:
+        rounds += 1
         if W is None or room < p:
             gain = _scan(problem, pattern, S, g, h)
             least = (GAIN if len(S) == k else NOISE) * scale
@@ -313,7 +318,7 @@ def swaps(
         n_swaps += n
         stopped = stop(W.members[local])
         if search is not None and not stopped:
-            local = search(W, local, lambda best, W=W: stop(W.members[best]))
+            local = search(W, local, partial(_ask, stop, W.members))
         unchanged = len(local) == len(S) and bool((local == S_W).all())
         S = W.members[local]
         if stopped:
@@ -335,6 +340,12 @@ def swaps(
         status=status,
         history=(*found.history, note),
     )
+
+
+def _ask(
+    stop: Callable[[np.ndarray], bool], members: np.ndarray, best: np.ndarray
+) -> bool:
+    return stop(members[best])
 
 
 def _minimiser(problem: LeastSquares, pattern: Pattern, S: np.ndarray) -> Solution:
@@ -363,7 +374,7 @@ def _scan(
     step = max(SCAN // max(s, 1), 1)
     for start in range(0, p, step):
         cols = slice(start, min(start + step, p))
-        H_OS = problem.rmatvec(A_S, cols)
+        H_OS = problem.rmatvec(A_S, cols=cols)
         if s < pattern.size:
             gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols], xp)
             continue
