@@ -53,7 +53,7 @@ _REMEDIES = {
     "solver": "Pass 'auto' unless a certain algorithm is wanted.",
     "n_restarts": "Pass the number of restarts; 0 turns them off.",
     "max_iter": "Pass the largest number of iterations of one descent.",
-    "tol": "Pass a finite non-negative number; 0 asks for the last digit.",
+    "tol": "Pass a finite non-negative number; 0 asks for a complete proof.",
     "warm_start": "Pass True or False.",
     "random_state": "Pass an int for the same answer at each call.",
 }
@@ -103,29 +103,30 @@ class ChitaRegressor(
         Whether to fit the intercept. X and y are centred implicitly: X is neither
         copied nor written to, and a sparse X stays sparse.
 
-    solver : {"auto", "iht", "swap", ...}, default="auto"
+    solver : {"auto", "swap", "dual", "iht", "dense"}, default="auto"
         How to search for the support.
 
-        - "auto" picks a plan by the shape of the problem; `solver_history_` tells
-          what ran.
+        - "auto" picks one of the others by the shape of the problem, or tries every
+          support where there are few; `solver_history_` tells what ran and why.
+        - "swap" selects forward, then exchanges single features, with an exact refit
+          after each, until no exchange helps; then `n_restarts` perturbations.
+        - "dual" ascends a lower bound, and takes the best of the supports it meets.
+          It needs ``ridge > 0``, and is at its best where k is large.
         - "iht" is the published pipeline: iterative hard thresholding with an exact
           line search on an active set, then the least-squares refit.
-        - "swap" exchanges single features, with an exact refit after each, until no
-          exchange helps.
+        - "dense" keeps the largest of the ridge regression on all features, refitted.
 
-        The error message for an unknown name lists all.
-
-    n_restarts : int, default=10
-        How many times the best support found is perturbed and improved again. More is
-        slower and never worse.
+    n_restarts : int, default=20
+        How many times the best support that "swap" finds is perturbed and improved
+        again. More is slower and never worse.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a
         :class:`~sklearn.exceptions.ConvergenceWarning`.
 
     tol : float, default=1e-4
-        Relative precision at which to stop: of the decrease of the objective from one
-        iteration to the next, and of the certified gap where the solver has one.
+        The relative gap between `objective_` and `lower_bound_` that is good enough:
+        a search ends when it is reached.
 
     warm_start : bool, default=False
         Whether to start from the coefficients of the previous fit. They are used where
@@ -253,7 +254,7 @@ class ChitaRegressor(
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         solver: str = "auto",
-        n_restarts: int = 10,
+        n_restarts: int = 20,
         max_iter: int = 100,
         tol: float = 1e-4,
         warm_start: bool = False,
@@ -298,7 +299,8 @@ class ChitaRegressor(
         ValueError
             For a parameter out of range; NaN or infinity in X, y, `sample_weight` or
             `coef_prior`; empty X; lengths that do not match; weights that are
-            negative or all zero; an objective too large for the floating-point type.
+            negative or all zero; ``solver="dual"`` without a ridge; an objective too
+            large for the floating-point type.
         TypeError
             For a parameter of the wrong type, a sparse y, or an array in GPU memory
             without array API dispatch.

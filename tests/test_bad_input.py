@@ -79,6 +79,12 @@ def test_bad_parameter(data, parameter, value, pattern):
         ChitaRegressor(**{parameter: value}).fit(*data)
 
 
+def test_dual_without_a_ridge(data):
+    pattern = "solver='dual' needs ridge > 0.*Set ridge > 0, or choose"
+    with pytest.raises(ValueError, match=pattern):
+        ChitaRegressor(2, 0.0, solver="dual").fit(*data)
+
+
 @pytest.mark.parametrize(
     ("prior", "pattern"),
     [

@@ -26,7 +26,12 @@ class Problem:
     prior: np.ndarray | None
     weights: np.ndarray | None
     intercept: bool
-    hard: bool  # correlation >= 0.9 and a signal-to-noise ratio <= 1
+    rho: float  # correlation of the columns
+    snr: float  # variance of the signal over that of the noise
+
+    @property
+    def hard(self):
+        return self.rho >= 0.9 and self.snr <= 1.0
 
     @property
     def scale(self):
@@ -104,42 +109,60 @@ def random_problem(seed):
         prior=rng.standard_normal(p) if options[1] else None,
         weights=rng.uniform(0.1, 3, n) if options[2] else None,
         intercept=bool(options[3]),
-        hard=hard,
+        rho=rho,
+        snr=snr,
     )
 
 
+def solved(problem, k, **options):
+    """Our model on a problem."""
+    model = ChitaRegressor(
+        k,
+        problem.ridge,
+        coef_prior=problem.prior,
+        fit_intercept=problem.intercept,
+        random_state=0,
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*linearly dependent.*")
+        return model.fit(problem.X, problem.y, sample_weight=problem.weights)
+
+
 @pytest.fixture(scope="module")
-def results():
-    """(problem, k, our objective, the optimum, OMP's) for all problems and all k."""
-    rows = []
+def problems():
+    """(problem, optimum by k, objective of OMP's support by k), for every seed."""
+    table = []
     for seed in range(N_PROBLEMS):
         problem = random_problem(seed)
         best = problem.best_objectives()
-        for k, optimum in best.items():
-            model = ChitaRegressor(
-                k,
-                problem.ridge,
-                coef_prior=problem.prior,
-                fit_intercept=problem.intercept,
-                random_state=0,
-            )
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*linearly dependent.*")
-                model.fit(problem.X, problem.y, sample_weight=problem.weights)
-            rows.append((seed, problem, k, model, optimum, problem.omp_objective(k)))
-    return rows
+        table.append((problem, best, {k: problem.omp_objective(k) for k in best}))
+    return table
 
 
-def test_the_problems_are_what_they_are_said_to_be(results):
-    problems = {seed: problem for seed, problem, *_ in results}
+# "auto" tries every support of problems this small; "swap" has to search.
+@pytest.fixture(scope="module", params=["auto", "swap"])
+def results(request, problems):
+    """(seed, problem, k, model, optimum, OMP's objective), for every k."""
+    return [
+        (seed, problem, k, solved(problem, k, solver=request.param), best[k], omp[k])
+        for seed, (problem, best, omp) in enumerate(problems)
+        for k in best
+    ]
+
+
+def test_the_problems_are_what_they_are_said_to_be(problems):
+    problems = [problem for problem, *_ in problems]
     assert len(problems) >= 200
-    hard = [problem for problem in problems.values() if problem.hard]
-    assert len(hard) >= len(problems) / 2
-    for option in ("prior", "weights"):
-        given = sum(getattr(p, option) is not None for p in problems.values())
-        assert 0.3 < given / len(problems) < 0.7
-    assert 0.3 < np.mean([p.ridge > 0 for p in problems.values()]) < 0.7
-    assert 0.3 < np.mean([p.intercept for p in problems.values()]) < 0.7
+    assert all(problem.X.shape[1] <= 12 for problem in problems)
+    assert sum(problem.hard for problem in problems) >= len(problems) / 2
+    for share in (
+        np.mean([problem.prior is not None for problem in problems]),
+        np.mean([problem.weights is not None for problem in problems]),
+        np.mean([problem.ridge > 0 for problem in problems]),
+        np.mean([problem.intercept for problem in problems]),
+    ):
+        assert 0.3 < share < 0.7
 
 
 def test_support_is_exhaustive_optimum_for_small_p(results):
@@ -151,7 +174,8 @@ def test_support_is_exhaustive_optimum_for_small_p(results):
     assert len(missed) <= 0.01 * len(results), missed
 
 
-def test_objective_never_exceeds_that_of_omps_support(results):
+@pytest.mark.parametrize("results", ["auto"], indirect=True)
+def test_default_solver_is_never_worse_than_omps_support(results):
     worse = [
         (seed, k, model.objective_ / omp - 1)
         for seed, problem, k, model, _, omp in results
@@ -170,8 +194,25 @@ def test_objective_is_reached_by_its_support(results):
         assert model.objective_ >= optimum - slack
 
 
+def check_bound(model, problem, optimum):
+    if not np.isnan(model.lower_bound_):
+        assert model.lower_bound_ <= optimum * (1 + 1e-9) + 1e-10 * problem.scale
+        assert model.gap_ >= -1e-9
+
+
 def test_lower_bound_is_below_the_optimum(results):
     for _, problem, _, model, optimum, _ in results:
-        if not np.isnan(model.lower_bound_):
-            assert model.lower_bound_ <= optimum * (1 + 1e-9) + 1e-10 * problem.scale
-            assert model.gap_ >= -1e-9
+        check_bound(model, problem, optimum)
+
+
+@pytest.mark.parametrize("solver", ["iht", "dual", "dense"])
+def test_lower_bound_of_the_other_solvers_is_below_the_optimum(problems, solver):
+    for seed, (problem, best, _) in enumerate(problems):
+        if solver == "dual" and problem.ridge == 0:
+            continue
+        k = 1 + seed % problem.X.shape[1]
+        # Hard thresholding may need more than the default number of steps.
+        model = solved(problem, k, solver=solver, max_iter=2000)
+        check_bound(model, problem, best[k])
+        assert len(model.support_) <= k
+        assert model.objective_ >= best[k] - 1e-7 * problem.scale

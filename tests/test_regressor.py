@@ -291,6 +291,14 @@ def test_gap_follows_from_objective_and_bound(data, monkeypatch, objective, boun
     assert model.gap_ == pytest.approx(gap, nan_ok=True)
 
 
+def test_n_iter_is_the_solvers_count(data, monkeypatch):
+    def counted(problem, pattern, **options):
+        return replace(solve(problem, pattern, **options), n_iter=7)
+
+    monkeypatch.setattr(chita_sklearn.regressor, "solve", counted)
+    assert ChitaRegressor(3).fit(*data).n_iter_ == 7
+
+
 def test_intercept_has_the_type_of_X_even_if_it_is_not_fitted(data):
     X, y = data
     for dtype in (np.float64, np.float32):
