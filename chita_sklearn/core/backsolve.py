@@ -54,12 +54,14 @@ class SupportSolver(ABC):
     ----------
     damping : float
         What was added to mu in the last factorisation to make it succeed; usually 0.
-    weights : array of shape (p,)
-        The weights z held.
     """
 
     damping: float
-    weights: Array
+
+    @property
+    @abstractmethod
+    def weights(self) -> Array:
+        """The weights z held, shape (p,)."""
 
     def __call__(self, z: Array) -> Minimiser:
         """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""

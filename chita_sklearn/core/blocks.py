@@ -110,15 +110,12 @@ class BlockBacksolver(SupportSolver):
         rough: bool = False,
     ) -> None:
         self.problem = problem
+        self.damping = 0.0
         shares = [size and round(size * q.p / problem.p) for q in problem.problems]
         self._solvers = [
             Backsolver(q, share, rough)
             for q, share in zip(problem.problems, shares, strict=True)
         ]
-
-    @property
-    def damping(self) -> float:  # noqa: D102
-        return max(solver.damping for solver in self._solvers)
 
     @property
     def weights(self) -> Array:  # noqa: D102
@@ -137,6 +134,7 @@ class BlockBacksolver(SupportSolver):
     def solve(self, exact: bool = True) -> Minimiser:  # noqa: D102
         xp = self.problem.xp
         parts = [solver.solve(exact) for solver in self._solvers]
+        self.damping = max(solver.damping for solver in self._solvers)
         w = xp.concat([part.w for part in parts]) if exact else None
         return Minimiser(w, xp.concat([part.r for part in parts]), None)
 

@@ -29,15 +29,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from .arrays import Array, array_namespace
-from .backsolve import backsolver
+from .backsolve import backsolve, backsolver
 from .patterns import Pattern
 from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
 PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
+
+
+class Fixed(NamedTuple):
+    """Coordinates that every support better than a known one has, or has not."""
+
+    inside: Array  # mask, shape (p,)
+    outside: Array  # mask, shape (p,)
 
 
 class Dual:
@@ -64,6 +72,18 @@ class Dual:
 
         One product with A'.
         """
+        return self.certificate(alpha)[0]
+
+    def certificate(
+        self, alpha: Array, objective: float = float("inf")
+    ) -> tuple[float, Fixed]:
+        """The bound at alpha, and what it decides of supports better than `objective`.
+
+        The patterns are matroids, so that the best allowed support that contains a j
+        outside T has at most the score of T, less its smallest, plus c_j^2; and the
+        best without an i in T at most that of T, less c_i^2, plus the largest outside.
+        Where the bound with that score is above `objective`, j is out, i is in.
+        """
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
         mask = self.pattern.best_mask(c2)
@@ -77,7 +97,14 @@ class Dual:
         rounding = (2 * chosen**0.5 * error + error**2) / (2 * problem.mu)
         rounding += self._gamma_p * (chosen / problem.mu + self._constant)
         rounding += self._gamma_n * length * (length + self._b_norm)
-        return max(value - rounding, 0.0)
+        bound = value - rounding
+        # The scores compared below are off by rounding too, each by at most this much.
+        slack = 2 * error * chosen**0.5 + error**2 + self._gamma_p * chosen
+        margin = 2 * problem.mu * (objective - bound) + 2 * slack
+        low = xp.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
+        high = xp.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
+        fixed = Fixed(mask & (c2 - high > margin), ~mask & (low - c2 > margin))
+        return max(bound, 0.0), fixed
 
     def climb(
         self, alpha: Array, u: Array, to: Array, u_to: Array
@@ -195,7 +222,8 @@ def dual(
         objective = 0.5 * float(r @ r) + problem.penalty(w)
         if objective < best.objective:
             best = replace(best, coef=w, support=mask, objective=objective)
-        best = with_bound(best, function.bound(alpha))
+        bound, fixed = function.certificate(alpha, best.objective)
+        best = _decide(problem, pattern, with_bound(best, bound), fixed)
         gaps.append(best.gap)
         if stop:
             status = Status.STOPPED
@@ -214,6 +242,30 @@ def dual(
         status=status,
         history=(*best.history, note),
     )
+
+
+def _decide(
+    problem: Quadratic, pattern: Pattern, best: Solution, fixed: Fixed
+) -> Solution:
+    """Add what is fixed; where one support alone could be better, settle it."""
+    xp = problem.xp
+    if best.fixed is not None:
+        # Fixed for any support better than an earlier, larger objective: still so.
+        fixed = Fixed(*(old | new for old, new in zip(best.fixed, fixed, strict=True)))
+    best = replace(best, fixed=fixed)
+    n_in, n_out = (int(xp.count_nonzero(mask)) for mask in fixed)
+    if n_in < pattern.size and n_out < problem.p - pattern.size:
+        return best
+    inside, outside = (xp.astype(mask, xp.float64) for mask in fixed)
+    last = Solution(
+        problem.zeros(problem.p), pattern.best_mask(inside - outside), xp.inf
+    )
+    last = backsolve(problem, last)
+    if last.objective < best.objective:
+        best = replace(
+            best, coef=last.coef, support=last.support, objective=last.objective
+        )
+    return replace(best, lower_bound=best.objective)
 
 
 def rough_enough(problem: Quadratic) -> bool:

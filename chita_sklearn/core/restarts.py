@@ -59,7 +59,7 @@ class Restarts:
     ) -> np.ndarray:
         """Return the best support found; S itself where none is better."""
         best = W.value(S)
-        while self.left > 0 and 0 < len(S) < len(W.members):
+        while self.left > 0 and len(S) < len(W.members) and not W.locked[S].all():
             self.left -= 1
             new, _ = W.improve(self._perturb(W, S), max_swaps=20 * len(S) + 100)
             value = W.value(new)
@@ -76,7 +76,8 @@ class Restarts:
         kept = np.zeros(m, dtype=bool)
         kept[S] = True
         outside = np.flatnonzero(~kept)
-        kept[rng.choice(S, size=min(few, len(S)), replace=False)] = False
+        loose = S[~W.locked[S]]
+        kept[rng.choice(loose, size=min(few, len(loose)), replace=False)] = False
         # What best_mask adds to the kept ones may join them in any pattern.
         score = np.where(kept, np.inf, 0.0)
         score[outside] = rng.random(len(outside)) + 1.0

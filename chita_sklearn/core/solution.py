@@ -45,6 +45,9 @@ class Solution:
         Outer iterations done, all improvers together; at least 1.
     status : Status
         Why the solver stopped.
+    fixed : tuple of two masks, or None
+        Coordinates that every better support must contain, and those that none can
+        (proven by the bound): a search may leave them alone.
     history : tuple of str
         What ran, in order, and what each step reached.
     """
@@ -55,6 +58,7 @@ class Solution:
     lower_bound: float = float("nan")
     n_iter: int = 1
     status: Status = Status.CONVERGED
+    fixed: tuple[Array, Array] | None = None
     history: tuple[str, ...] = ()
 
     @property

@@ -74,6 +74,10 @@ class WorkingSet:
         What to minimise, over which supports.
     members : ndarray of int, shape (m,)
         The coordinates in W, ascending.
+    correlation : array of shape (p,)
+        g, for all coordinates.
+    inside : mask of shape (p,), or None
+        Coordinates proven to be in every better support: they stay in S.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class WorkingSet:
         pattern: Pattern,
         members: np.ndarray,
         correlation: Array,
+        inside: Array | None = None,
     ) -> None:
         xp = problem.xp
         self.members = members
@@ -95,6 +100,9 @@ class WorkingSet:
         self.g = to_host(xp.take(correlation, where))
         self.h = to_host(xp.take(problem.column_norms(), where)) + problem.mu
         self._free = isinstance(self.pattern, Cardinality)
+        self.locked = np.zeros(len(members), dtype=bool)
+        if inside is not None:
+            self.locked = to_host(xp.take(inside, where))
 
     def H(self, S: np.ndarray) -> np.ndarray:
         """Rows S of H, shape (len(S), m). A new row costs one product with A_W'."""
@@ -192,6 +200,7 @@ class WorkingSet:
         """Gain of every swap, shape (m, len(S)); -inf where not allowed."""
         gain = swap_gains(self.H(S).T, P, w, self.g, self.h, np)
         gain[S] = -np.inf
+        gain[:, self.locked[S]] = -np.inf
         if not self._free:
             mask = np.zeros(len(self.members), dtype=bool)
             mask[S] = True
@@ -285,6 +294,9 @@ def swaps(
         room = min(p, max(room, search.room(problem, k)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu
     n_swaps, status = 0, Status.MAX_ITER
+    inside, outside = None, problem.zeros(p) > 0
+    if solution is not None and solution.fixed is not None:
+        inside, outside = solution.fixed
     scale = 0.5 * float(problem.b @ problem.b) + problem.penalty(problem.zeros(p))
     if solution is None:
         members = _largest(g**2 / metric(problem), room)
@@ -308,11 +320,12 @@ def swaps(
         rounds += 1
         if W is None or room < p:
             gain = _scan(problem, pattern, S, g, h)
+            gain = problem.xp.where(outside, problem.xp.full_like(gain, -np.inf), gain)
             least = (GAIN if len(S) == k else NOISE) * scale
             if search is None and not float(problem.xp.max(gain)) > least:
                 status = Status.CONVERGED
                 break
-            W = WorkingSet(problem, pattern, _joined(S, _largest(gain, room - k)), g)
+            W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
         S_W = np.searchsorted(W.members, S)
         local, n = W.improve(S_W, max_swaps=20 * k + 100)
         n_swaps += n
@@ -332,7 +345,13 @@ def swaps(
     if solution is not None and not found.objective < solution.objective:
         found = solution
     elif solution is not None:
-        found = replace(found, history=solution.history, n_iter=solution.n_iter)
+        found = replace(
+            solution,
+            coef=found.coef,
+            support=found.support,
+            objective=found.objective,
+            status=found.status,
+        )
     status = found.status if found.status is Status.NOT_UNIQUE else status
     return replace(
         found,
@@ -394,5 +413,7 @@ def _largest(score: Array, size: int) -> np.ndarray:
     return to_host(indices(top_k_mask(score, size)))
 
 
-def _joined(S: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return np.union1d(S, others)
+def _joined(S: np.ndarray, gain: Array, size: int) -> np.ndarray:
+    """S and the `size` coordinates of largest gain, those ruled out (-inf) left out."""
+    mask = top_k_mask(gain, size) & (gain > -float("inf"))
+    return np.union1d(S, to_host(indices(mask)))
