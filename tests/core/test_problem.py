@@ -1,0 +1,268 @@
+"""The quadratic's products against an explicit A, however X is held."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chita_sklearn.core import Cardinality, LeastSquares, solve
+from chita_sklearn.core.problem import _Dense
+
+LAYOUTS = {
+    "C": np.ascontiguousarray,
+    "F": np.asfortranarray,
+    "strided": lambda X: np.repeat(X, 2, axis=1)[:, ::2],
+    "reversed": lambda X: np.ascontiguousarray(X[::-1, ::-1])[::-1, ::-1],
+    "csr_matrix": scipy.sparse.csr_matrix,
+    "csc_array": scipy.sparse.csc_array,
+    "coo": scipy.sparse.coo_array,
+}
+SHAPES = [(7, 4), (5, 13), (1, 3), (6, 1)]
+
+
+def same(value, expected, scale=1.0, tol=1e-12):
+    """Equal up to rounding, measured against the size of what was added up."""
+    value = np.asarray(value, dtype=np.longdouble)
+    assert value.shape == np.shape(expected)
+    assert np.max(np.abs(value - expected), initial=0) <= tol * scale
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_every_product_is_the_explicit_one(
+    oracle, shape, layout, dtype, weighted, intercept
+):
+    rng = np.random.default_rng(sum(shape))
+    X = rng.standard_normal(shape).astype(dtype) + np.asarray(2, dtype)
+    X[rng.random(shape) < 0.3] = 0
+    y, w, r = (rng.standard_normal(size) for size in (shape[0], shape[1], shape[0]))
+    s = rng.uniform(0.5, 2, shape[0]) if weighted else None
+    prior = rng.standard_normal(shape[1])
+    case = oracle.Case(X, y, 0.3, prior, s, intercept)
+    held = LAYOUTS[layout](X)
+    problem = LeastSquares(
+        held, y, ridge=0.3, prior=prior, sample_weight=s, fit_intercept=intercept
+    )
+    A, b, mu = case.A, case.b, case.mu
+    S = np.flatnonzero(rng.random(shape[1]) < 0.7)
+    B = rng.standard_normal((shape[0], 3))
+    assert (problem.n_rows, problem.p, problem.dtype) == (*shape, X.dtype)
+    same(problem.n, case.n)
+    same(problem.mu, mu)
+    same(problem.b, b, 10)
+    same(problem.matvec(w), A @ w, 100)
+    same(problem.rmatvec(r), A.T @ r, 100)
+    same(problem.rmatvec(B), A.T @ B, 100)
+    same(problem.rmatvec(r, cols=slice(1, 3)), (A.T @ r)[1:3], 100)
+    same(problem.column_norms(), np.sum(A**2, axis=0), 100)
+    raw = np.sum(case.s[:, None] * X.astype(np.longdouble) ** 2, axis=0)
+    same(problem.raw_norms(), raw, 100)
+    same(problem.columns(S), A[:, S], 10)
+    scale = rng.random(len(S))
+    same(problem.outer_gram(S), A[:, S] @ A[:, S].T, 100)
+    same(problem.outer_gram(S, scale), (A[:, S] * scale) @ A[:, S].T, 100)
+    same(problem.residual(w), b - A @ w, 100)
+    same(problem.correlation(), A.T @ b + mu * prior, 100)
+    same(problem.penalty(w), 0.5 * mu * np.sum((w - prior) ** 2), 100)
+    same(problem.objective(w), case.objective(w), 1000)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_intercept_is_the_best_constant(layout):
+    rng = np.random.default_rng(0)
+    X, y, w = rng.random((9, 4)), rng.random(9), rng.random(4)
+    s = rng.random(9)
+    problem = LeastSquares(LAYOUTS[layout](X), y, sample_weight=s, fit_intercept=True)
+    best = np.average(y - X @ w, weights=s)
+    assert problem.intercept(w) == pytest.approx(best, rel=1e-12)
+    assert LeastSquares(LAYOUTS[layout](X), y).intercept(w) == 0.0
+
+
+def test_the_gradient_agrees_with_finite_differences(oracle):
+    case = oracle.case(3, n=8, p=5, intercept=True)
+    problem, w = case.problem(), np.arange(5.0)
+    prior = np.zeros(5) if case.prior is None else case.prior
+    gradient = -problem.rmatvec(problem.residual(w)) + problem.mu * (w - prior)
+    h = 1e-6
+    for j, e in enumerate(np.eye(5)):
+        slope = (problem.objective(w + h * e) - problem.objective(w - h * e)) / (2 * h)
+        assert gradient[j] == pytest.approx(slope, rel=1e-5, abs=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_zero_weights_are_absent_rows_and_integer_ones_repeated(oracle, seed):
+    case = oracle.case(seed, intercept=True)
+    rng = np.random.default_rng(seed)
+    n, p = case.X.shape
+    times = rng.integers(0, 4, n)
+    times[0] = 1
+    rows = np.repeat(np.arange(n), times)
+    weighted = case.but(weights=times.astype(float)).problem()
+    repeated = case.but(X=case.X[rows], y=case.y[rows], weights=None).problem()
+    w = rng.standard_normal(p)
+    assert weighted.objective(w) == pytest.approx(repeated.objective(w), rel=1e-10)
+    assert weighted.intercept(w) == pytest.approx(repeated.intercept(w), rel=1e-8)
+    scale = repeated.raw_norms()
+    same(weighted.column_norms() / scale, repeated.column_norms() / scale)
+
+
+def test_float32_columns_whose_mean_dwarfs_their_spread_keep_their_spread(oracle):
+    rng = np.random.default_rng(0)
+    X = (1e6 + rng.standard_normal((200, 12))).astype(np.float32)
+    y = (X[:, 3].astype(float) - 1e6 + 0.1 * rng.standard_normal(200)).astype("f4")
+    case = oracle.Case(X, y, 1e-6, intercept=True)
+    problem = case.problem()
+    A, w, r = case.A, rng.standard_normal(12), rng.standard_normal(200)
+    # Float64 leaves 1e6 eps = 2e-10 of each entry, 200 added up.
+    same(problem.matvec(w), A @ w, tol=1e-7)
+    same(problem.rmatvec(r), A.T @ r, tol=1e-7)
+    same(problem.column_norms(), np.sum(A**2, axis=0), tol=1e-7)
+    solution = solve(problem, Cardinality(1))
+    assert np.flatnonzero(solution.support).tolist() == [3]
+    best = case.objective(case.refit([3]))
+    assert case.objective(solution.coef) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "csc_array"])
+def test_x_is_never_written_to(layout):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 40)), rng.standard_normal(12)
+    s, prior = rng.uniform(0.5, 1, 12), rng.standard_normal(40)
+    held = LAYOUTS[layout](X)
+    arrays = (held.data if scipy.sparse.issparse(held) else held, y, s, prior)
+    for array in arrays:
+        array.flags.writeable = False
+    before = [array.copy() for array in arrays]
+    problem = LeastSquares(
+        held, y, ridge=0.1, prior=prior, sample_weight=s, fit_intercept=True
+    )
+    for solver in ("swap", "iht", "dual", "dense"):
+        solve(problem, Cardinality(4), solver=solver)
+    for array, copy in zip(arrays, before, strict=True):
+        assert np.array_equal(array, copy)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_read_only_memory_map_serves(tmp_path, oracle, order):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 30)).astype(np.float32), rng.standard_normal(20)
+    written = np.memmap(
+        tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape, order=order
+    )
+    written[:] = X
+    written.flush()
+    mapped = np.memmap(
+        tmp_path / "X", dtype=np.float32, mode="r", shape=X.shape, order=order
+    )
+    case = oracle.Case(X, y, 0.01, intercept=True)
+    inside = solve(case.problem(), Cardinality(5))
+    outside = solve(case.but(X=mapped).problem(), Cardinality(5))
+    assert np.array_equal(inside.support, outside.support)
+    assert outside.objective == pytest.approx(inside.objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["swap", "iht", "dual", "auto"])
+@pytest.mark.parametrize("kind", ["csr_array", "csc_array"])
+def test_a_sparse_x_is_never_made_dense(monkeypatch, solver, kind):
+    p, k = 3000, 5
+    X = scipy.sparse.random_array((40, p), density=0.05, rng=np.random.default_rng(0))
+    X = getattr(scipy.sparse, kind)(X)
+    y = X[:, [10]].toarray()[:, 0] + 0.1 * np.random.default_rng(1).standard_normal(40)
+    widths = []
+    for made in (scipy.sparse.csc_array, scipy.sparse.csr_array):
+        real = made.toarray
+
+        def toarray(self, *args, real=real, **kwargs):
+            widths.append(self.shape[1])
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(made, "toarray", toarray)
+        monkeypatch.setattr(made, "todense", None)
+    problem = LeastSquares(X, y, ridge=0.05, fit_intercept=True)
+    solve(problem, Cardinality(k), solver=solver, n_restarts=2)
+    assert 0 < max(widths) <= p // 4
+
+
+@pytest.mark.xfail(reason="column_norms squares each stored entry apart")
+def test_repeated_entries_of_a_sparse_x_count_as_their_sum():
+    values, rows, ends = np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), [0, 2, 3]
+    for kind in (scipy.sparse.csc_array, scipy.sparse.csc_matrix):
+        X = kind((values, rows, ends), shape=(3, 2))
+        problem = LeastSquares(X, np.ones(3))
+        assert problem.column_norms().tolist() == [9.0, 9.0]
+        assert problem.rmatvec(np.ones(3)).tolist() == [3.0, 3.0]
+        assert len(X.data) == 3  # the user's X stays as it was
+
+
+@pytest.mark.parametrize("shape", [(3, 50), (50, 3), (7, 7), (1, 9), (9, 1)], ids=str)
+@pytest.mark.parametrize("size", [1, 4, 10, 1000])
+@pytest.mark.parametrize("cols", [slice(None), slice(1, 3), slice(0, 1)], ids=str)
+def test_blocks_cover_every_number_once(shape, size, cols):
+    data = _Dense(np.zeros(shape, dtype=np.float32))
+    data._block = size
+    seen = np.zeros(shape, dtype=int)
+    for rows, here in data.blocks(cols):
+        seen[rows, here] += 1
+        small = seen[rows, here].size
+        assert small <= max(size, min(shape[0], len(range(*cols.indices(shape[1])))))
+    wanted = np.zeros(shape, dtype=int)
+    wanted[:, cols] = 1
+    assert np.array_equal(seen, wanted)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_products_of_float32_in_small_blocks_are_those_in_one(oracle, seed):
+    case = oracle.case(seed)
+    case = case.but(X=case.X.astype(np.float32))
+    rng = np.random.default_rng(seed)
+    problem = case.problem()
+    problem._data._block = int(rng.integers(1, 40))
+    n, p = case.X.shape
+    w, r = rng.standard_normal(p), rng.standard_normal((n, 2))
+    size = 1 + float(np.sum(np.abs(case.X)))
+    same(problem.matvec(w), case.A @ w, 10 * size)
+    same(problem.rmatvec(r), case.A.T @ r, 10 * size)
+    same(problem.column_norms(), np.sum(case.A**2, axis=0), size**2)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_with_target_is_the_problem_with_that_target_and_ridge(oracle, seed):
+    case = oracle.case(seed)
+    rng = np.random.default_rng(seed)
+    y, w = rng.standard_normal(len(case.y)), rng.standard_normal(case.X.shape[1])
+    made = case.problem().with_target(y, ridge=0.7)
+    fresh = case.but(y=y, ridge=0.7).problem()
+    assert made.objective(w) == pytest.approx(fresh.objective(w), rel=1e-12)
+    assert made.intercept(w) == pytest.approx(fresh.intercept(w), rel=1e-12)
+    ridged = case.problem().with_target(ridge=0.7)
+    expected = case.but(ridge=0.7).objective(w)
+    assert ridged.objective(w) == pytest.approx(expected, rel=1e-10)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_restricted_problem_differs_by_the_ridge_on_what_it_leaves_out(oracle, seed):
+    case = oracle.case(seed)
+    rng = np.random.default_rng(seed)
+    p = case.X.shape[1]
+    S = np.flatnonzero(rng.random(p) < 0.5)
+    part, w = case.problem().restrict(S), np.zeros(p)
+    w[S] = rng.standard_normal(len(S))
+    outside = np.delete(case.w_bar, S)
+    left_out = float(0.5 * case.mu * (outside @ outside))
+    whole = case.objective(w)
+    assert part.objective(w[S]) + left_out == pytest.approx(whole, rel=1e-10)
+
+
+@pytest.mark.xfail(reason="the mean of many rows is off by more than 4 eps")
+def test_constant_columns_centred_are_columns_of_zeros():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.full(10_000, 0.1), rng.standard_normal(10_000)])
+    for dtype in ("float32", "float64"):
+        problem = LeastSquares(X.astype(dtype), X[:, 1] + 1, fit_intercept=True)
+        solution = solve(problem, Cardinality(2))
+        assert abs(solution.coef[0]) <= 1e-12
+        assert solution.coef[1] == pytest.approx(1.0, rel=1e-6)
