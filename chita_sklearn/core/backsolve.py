@@ -47,6 +47,15 @@ class Minimiser(NamedTuple):
     u: Array | None  # A'r, shape (p,), where the route computes it anyway
 
 
+class _Held(NamedTuple):
+    """What a Backsolver forms for the weights z."""
+
+    z: Array  # shape (p,)
+    G: Array  # A Z A', shape (n_rows, n_rows)
+    centre: Array | None  # A Z w_bar, shape (n_rows,)
+    rough: bool  # whether in float32
+
+
 class SupportSolver(ABC):
     """Minimisers of n F on one support, or with one set of weights, after another.
 
@@ -80,10 +89,10 @@ class SupportSolver(ABC):
         """
 
     @abstractmethod
-    def solve(self, exact: bool = True) -> Minimiser:
-        """Minimise n F with the weights held.
+    def solve(self, within: float = SUBOPTIMAL) -> Minimiser:
+        """Minimise n F with the weights held, to a share `within` of the minimum.
 
-        `exact=False` skips the refinement: the residual is then nearly the minimiser's,
+        `within=inf` skips the refinement: the residual is then nearly the minimiser's,
         and the coefficients may be left out.
         """
 
@@ -139,60 +148,57 @@ class Backsolver(SupportSolver):
         self.damping = 0.0
         self._rough = rough
         self._keeps = size is not None and 2 * size >= problem.n_rows
-        self._z: Any = None  # the weights, and what was formed with them:
-        self._G: Any = None  # A Z A'
-        self._centre: Any = None  # A Z w_bar
+        self._z: Any = None
+        self._held: Any = None
 
     def update(self, z: Array) -> Self:  # noqa: D102
-        problem, xp, prior = self.problem, self.problem.xp, self.problem.prior
-        z = xp.astype(z, xp.float64, copy=False)
+        problem, xp = self.problem, self.problem.xp
+        self._z = z = xp.astype(z, xp.float64, copy=False)
         S = indices(z > 0)
         if not (self._keeps or S.shape[0] > problem.n_rows):
-            self._z, self._G, self._centre = z, None, None
+            self._held = None
             return self
         # Start from the Gram, here or kept with the problem, that differs the least.
-        known = [(self._z, self._G, self._rough)] if self._G is not None else []
-        known += [kept for kept in problem.grams if self._rough or not kept[2]]
-        count, nearest = S.shape[0] // 2, None
-        for z_known, G, _ in known:
-            differ = int(xp.count_nonzero(z != z_known))
-            if differ <= count:
-                count, nearest = differ, (z_known, G)
+        known = [] if self._held is None else [self._held]
+        known += [kept for kept in problem.grams if self._rough or not kept.rough]
+        fewest, nearest = S.shape[0] // 2, None
+        for held in known:
+            count = int(xp.count_nonzero(z != held.z))
+            if count <= fewest:
+                fewest, nearest = count, held
         if nearest is None:
-            self._G = problem.outer_gram(S, _scale(xp.take(z, S)), self._rough)
+            G, centre = problem.outer_gram(S, _scale(xp.take(z, S)), self._rough)
         else:
-            change, G = z - nearest[0], nearest[1]
+            G, centre, change = nearest.G, nearest.centre, z - nearest.z
             # Two symmetric products, not one with signs: each costs half of it.
             for sign in (1.0, -1.0):
                 part = indices(sign * change > 0)
-                scale = _scale(sign * xp.take(change, part))
                 if part.shape[0]:
-                    G = G + sign * problem.outer_gram(part, scale, self._rough)
-            self._G = G
-        if prior is not None:
-            if self._centre is None or nearest is None:
-                self._centre = problem.matvec(z * prior)
-            else:
-                self._centre = self._centre + problem.matvec((z - self._z) * prior)
-        self._z = z
+                    scale = _scale(sign * xp.take(change, part))
+                    dG, dc = problem.outer_gram(part, scale, self._rough)
+                    G = G + sign * dG
+                    centre = None if dc is None else centre + sign * dc
+        self._held = _Held(z, G, centre, self._rough)
         return self
 
     def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
-        if self._G is not None:
-            self._G = (1.0 - share) * self._G + share * other._G
-        if self._centre is not None:
-            self._centre = (1.0 - share) * self._centre + share * other._centre
+        if self._held is not None:
+            mine, its = self._held, other._held
+            G = (1.0 - share) * mine.G + share * its.G
+            centre = mine.centre
+            if centre is not None:
+                centre = (1.0 - share) * centre + share * its.centre
+            self._held = _Held(self._z, G, centre, self._rough)
         return self
 
-    def solve(self, exact: bool = True) -> Minimiser:  # noqa: D102
-        z = self._z
-        if self._G is not None:
-            return self._wide(z, exact)
-        S = indices(z > 0)
+    def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
+        if self._held is not None:
+            return self._wide(within)
+        S = indices(self._z > 0)
         if S.shape[0] == 0:
             return Minimiser(self.problem.zeros(self.problem.p), self.problem.b, None)
-        return self._tall(S, self.problem.xp.take(z, S))
+        return self._tall(S, self.problem.xp.take(self._z, S))
 
     @property
     def weights(self) -> Array:  # noqa: D102
@@ -202,11 +208,8 @@ class Backsolver(SupportSolver):
         return copy.copy(self)
 
     def keep(self) -> None:  # noqa: D102
-        if self._keeps:
-            self.problem.grams[:] = [
-                *self.problem.grams[-1:],
-                (self._z, self._G, self._rough),
-            ]
+        if self._held is not None:
+            self.problem.grams[:] = [*self.problem.grams[-1:], self._held]
 
     def _tall(self, S: Array, z_S: Array) -> Minimiser:
         # In v = delta / sqrt(z) the ridge is mu/2 ||v||^2 and the columns sqrt(z) a.
@@ -224,25 +227,25 @@ class Backsolver(SupportSolver):
             w = w + z_S * prior
         return Minimiser(scatter(problem.p, S, w), d - B @ v, None)
 
-    def _wide(self, z: Array, exact: bool) -> Minimiser:
+    def _wide(self, within: float) -> Minimiser:
         problem, mu = self.problem, self.problem.mu
-        d = problem.b if self._centre is None else problem.b - self._centre
-        L, self.damping = damped_cholesky(self._G, mu)
+        z, G, centre, rough = self._held
+        d = problem.b if centre is None else problem.b - centre
+        L, self.damping = damped_cholesky(G, mu)
         x = cholesky_solve(L, d)
-        if not exact:
-            x = mu * x
-            return Minimiser(None, x, problem.rmatvec(x, rough=self._rough))
+        if within == float("inf"):
+            return Minimiser(None, mu * x, mu * problem.rmatvec(x, rough=rough))
         # Refine against A itself, which also tells the residual as it is. An x whose
         # equation is off by `lost` is worse than the best by at most ||lost||^2 / 2 mu,
-        # of a minimum of mu d'x / 2.
+        # of a minimum of about mu d'x / 2.
         for _ in range(REFINEMENTS):
             u = problem.rmatvec(x)
-            r = d - problem.matvec(z * u)
+            w = z * (u if problem.prior is None else u + problem.prior)
+            r = problem.residual(w)
             lost = r - mu * x
-            if float(lost @ lost) <= SUBOPTIMAL * mu**2 * float(d @ x):
+            if float(lost @ lost) <= within * mu**2 * float(d @ x):
                 break
             x = x + cholesky_solve(L, lost)
-        w = z * u if problem.prior is None else z * (u + problem.prior)
         return Minimiser(w, r, None)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from .arrays import Array, to_host
-from .backsolve import Backsolver, Minimiser, SupportSolver, backsolver
+from .backsolve import SUBOPTIMAL, Backsolver, Minimiser, SupportSolver, backsolver
 from .problem import LeastSquares, Quadratic
 
 
@@ -131,11 +131,11 @@ class BlockBacksolver(SupportSolver):
             solver.mix(its, share)
         return self
 
-    def solve(self, exact: bool = True) -> Minimiser:  # noqa: D102
+    def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
         xp = self.problem.xp
-        parts = [solver.solve(exact) for solver in self._solvers]
+        parts = [solver.solve(within) for solver in self._solvers]
         self.damping = max(solver.damping for solver in self._solvers)
-        w = xp.concat([part.w for part in parts]) if exact else None
+        w = xp.concat([part.w for part in parts]) if within < float("inf") else None
         return Minimiser(w, xp.concat([part.r for part in parts]), None)
 
     def copy(self) -> Self:  # noqa: D102

@@ -38,6 +38,7 @@ from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
+WITHIN = 1e-6  # share of n F that the backsolve of a candidate may miss
 PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
 
 
@@ -208,7 +209,7 @@ def dual(
             mixture = solver.copy()
         else:
             mixture.mix(solver, 3.0 / (t + 4))
-        _, r, u_r = mixture.solve(exact=False)
+        _, r, u_r = mixture.solve(within=float("inf"))
         u_r = problem.rmatvec(r) if u_r is None else u_r
         last = value
         alpha, u, value = function.climb(alpha, u, r, u_r)
@@ -218,7 +219,7 @@ def dual(
             continue  # a feasible point now would soon be beaten by a better
         due = t + 2
         mask = pattern.best_mask(mixture.weights)
-        w, r, _ = solver.copy()(mask)
+        w, r, _ = solver.copy().update(mask).solve(within=WITHIN)
         objective = 0.5 * float(r @ r) + problem.penalty(w)
         if objective < best.objective:
             best = replace(best, coef=w, support=mask, objective=objective)
@@ -234,6 +235,7 @@ def dual(
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = Status.CONVERGED
             break
+    best = backsolve(problem, best, solver.copy())
     solver.keep()
     note = f"dual ascent: {t + 1} steps, proven gap {best.gap:.2%}"
     return replace(

@@ -284,8 +284,8 @@ class LeastSquares(Quadratic):
             y = y - self._y_bar
         self.b = self._weigh(y)
         self._norms: Array | None = None
-        # Grams that Backsolvers left for the next: (z, A diag(z) A', in float32?).
-        self.grams: list[tuple[Array, Array, bool]] = []
+        # Grams that a Backsolver left for the next one.
+        self.grams: list[Any] = []
 
     def with_target(self, y: Array | None = None, *, ridge: float) -> LeastSquares:
         """Return the problem of the same X with another ridge and, if given, target.
@@ -359,18 +359,25 @@ class LeastSquares(Quadratic):
 
     def outer_gram(
         self, S: Array, scale: Array | None = None, rough: bool = False
-    ) -> Array:
-        """A_S diag(scale) A_S', shape (n_rows, n_rows), by blocks of columns."""
+    ) -> tuple[Array, Array | None]:
+        """A_S diag(scale) A_S' and A_S diag(scale) w_bar_S, by blocks of columns.
+
+        Of shapes (n_rows, n_rows) and (n_rows,); the second is None without a w_bar.
+        """
         xp = self.xp
         G = xp.zeros((self.n_rows, self.n_rows), dtype=xp.float64, device=self.device)
+        moment = None if self.prior is None else self.zeros(self.n_rows)
         step = max(GRAM_BLOCK // max(self.n_rows, 1), 1)
         for j in range(0, S.shape[0], step):
-            block = self.columns(S[j : j + step], rough)
-            right = block
+            block = right = self.columns(S[j : j + step], rough)
             if scale is not None:
                 right = block * xp.astype(scale[j : j + step], block.dtype, copy=False)
             G += xp.astype(right @ xp.matrix_transpose(block), xp.float64, copy=False)
-        return G
+            if moment is not None:
+                prior = xp.take(self.prior, S[j : j + step])
+                prior = xp.astype(prior, block.dtype, copy=False)
+                moment += xp.astype(right @ prior, xp.float64, copy=False)
+        return G, moment
 
     def restrict(self, S: Array) -> LeastSquares:  # noqa: D102
         prior = None if self.prior is None else self.xp.take(self.prior, S)
