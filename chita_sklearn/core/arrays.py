@@ -173,7 +173,7 @@ def cholesky(M: Array) -> Array:
         pivots = xp.linalg.diagonal(L) ** 2
         floor = 4 * M.shape[0] * xp.finfo(M.dtype).eps
         # Written so that NaN (CuPy returns it instead of raising) fails as well.
-        if not bool(xp.min(pivots / xp.linalg.diagonal(M)) > floor):
+        if not bool(xp.all(pivots > floor * xp.linalg.diagonal(M))):
             msg = "a pivot is lost in rounding"
             raise NotPositiveDefiniteError(msg)
     return L

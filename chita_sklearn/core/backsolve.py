@@ -147,7 +147,8 @@ class Backsolver(SupportSolver):
         self.problem = problem
         self.damping = 0.0
         self._rough = rough
-        self._keeps = size is not None and 2 * size >= problem.n_rows
+        # Without a ridge the n x n matrix of few columns is singular.
+        self._keeps = size is not None and 2 * size >= problem.n_rows and problem.mu > 0
         self._z: Any = None
         self._held: Any = None
 
@@ -258,22 +259,25 @@ def _scale(x: Array) -> Array | None:
 
 
 def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
-    """Cholesky factor of G + (mu + damping) I, with the least damping that works.
+    """Lower Cholesky factor of G + mu I, with the least damping that works.
 
-    The damping is 0, or starts at rounding level and grows tenfold each try.
+    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
+    or starting at rounding level and growing tenfold each try. Relative to each
+    diagonal entry, it does not swamp columns of small norm.
     """
     xp = array_namespace(G)
     size = G.shape[0]
+    diagonal = xp.linalg.diagonal(G) + mu
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
     identity = xp.eye(size, dtype=G.dtype, device=device(G))
-    least = 8 * size * float(xp.finfo(G.dtype).eps)
-    least *= float(xp.max(xp.abs(xp.linalg.diagonal(G)))) or 1.0
+    unit = (G + mu * identity) / root / root[:, None]
     damping = 0.0
     while True:
         try:
-            return cholesky(G + (mu + damping) * identity), damping
+            return root[:, None] * cholesky(unit + damping * identity), damping
         except NotPositiveDefiniteError:
-            damping = max(10 * damping, least)
-            if not damping < float("inf"):
+            damping = max(10 * damping, 8 * size * float(xp.finfo(G.dtype).eps))
+            if not damping < 1:
                 raise
 
 

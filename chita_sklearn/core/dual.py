@@ -61,6 +61,8 @@ class Dual:
         eps = float(xp.finfo(xp.float64).eps)
         self._gamma_n = (problem.n_rows + 8) * eps
         self._gamma_p = (problem.p + 8) * eps
+        norms = problem.raw_norms()
+        self._spread = _sum_over(pattern.best_mask(norms), norms) ** 0.5
         self._b_norm = float(xp.linalg.vector_norm(problem.b))
 
     def scores(self, u: Array) -> Array:
@@ -92,9 +94,9 @@ class Dual:
         length = float(xp.linalg.vector_norm(alpha))
         value = float(problem.b @ alpha) - 0.5 * length**2
         value += self._constant - 0.5 * chosen / problem.mu
-        # |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||, which changes the sum over
-        # the mask by at most 2 sqrt(chosen) ||e|| + ||e||^2.
-        error = self._gamma_n * length * _sum_over(mask, problem.raw_norms()) ** 0.5
+        # |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||, which changes the largest
+        # sum by at most 2 sqrt(chosen) ||e|| + ||e||^2, over whichever support.
+        error = self._gamma_n * length * self._spread
         rounding = (2 * chosen**0.5 * error + error**2) / (2 * problem.mu)
         rounding += self._gamma_p * (chosen / problem.mu + self._constant)
         rounding += self._gamma_n * length * (length + self._b_norm)

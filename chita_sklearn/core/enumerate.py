@@ -12,7 +12,7 @@ from .problem import LeastSquares
 from .solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
-DAMPING = 1e-12  # of the largest ||a_j||^2: lets dependent columns through the batch
+DAMPING = 1e-12  # of ||a_j||^2: lets dependent columns through the batch
 
 
 def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
@@ -37,8 +37,11 @@ def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
     xp, p = problem.xp, problem.p
     A = problem.columns(xp.arange(p, device=problem.device))
     H = to_host(xp.matrix_transpose(A) @ A)
-    H = H + (problem.mu + DAMPING * np.max(H.diagonal(), initial=0.0)) * np.eye(p)
-    g = to_host(problem.correlation())
+    H = H + problem.mu * np.eye(p)
+    # To a unit diagonal: the damping then weighs on every column alike.
+    scale = 1.0 / np.sqrt(np.where(H.diagonal() > 0, H.diagonal(), 1.0))
+    H = H * scale * scale[:, None] + DAMPING * np.eye(p)
+    g = scale * to_host(problem.correlation())
     if not g.any():
         k = 0  # w = 0 is optimal
     best, support = 0.0, np.empty(0, dtype=np.intp)

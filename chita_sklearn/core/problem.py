@@ -89,14 +89,22 @@ class _Dense:
         """X[:, S], a copy in X's own type."""
         return take_columns(self.X, S)
 
-    def squared_norms(self, s: Array | None, m: Array) -> Array:
-        """Sum of s_i (x_ij - m_j)^2 over i: no cancellation, however large m."""
-        out = self.xp.zeros(self.shape[1], dtype=self.xp.float64, device=self.device)
+    def spread(self, s: Array | None, m: Array) -> tuple[Array, Array]:
+        """Sums over i of s_i (x_ij - m_j)^2 and of s_i (x_ij - m_j).
+
+        No cancellation, however large m; the second is n times what m is off by.
+        """
+        xp = self.xp
+        squares, drift = (
+            xp.zeros(self.shape[1], dtype=xp.float64, device=self.device)
+            for _ in range(2)
+        )
         for rows, cols in self.blocks(slice(None)):
-            squares = (self.read(rows, cols) - m[cols]) ** 2
-            weights = s[rows] if s is not None else self.xp.ones_like(squares[:, 0])
-            out[cols] += weights @ squares
-        return out
+            centred = self.read(rows, cols) - m[cols]
+            weights = s[rows] if s is not None else xp.ones_like(centred[:, 0])
+            drift[cols] += weights @ centred
+            squares[cols] += weights @ centred**2
+        return squares, drift
 
 
 class _Sparse:
@@ -104,6 +112,9 @@ class _Sparse:
 
     def __init__(self, X: Any) -> None:
         self.X = X.tocsc()
+        if not self.X.has_canonical_format:
+            self.X = self.X.copy() if self.X is X else self.X
+            self.X.sum_duplicates()
         self.xp = array_namespace(np.empty(0))
         self.device = "cpu"
         self.shape = X.shape
@@ -120,7 +131,9 @@ class _Sparse:
     def take(self, S: np.ndarray) -> np.ndarray:
         return self.X[:, S].toarray()
 
-    def squared_norms(self, s: np.ndarray | None, m: np.ndarray) -> np.ndarray:
+    def spread(
+        self, s: np.ndarray | None, m: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         # Stored entries by their distance from the mean, the zeros by m itself.
         weights = np.ones(self.shape[0]) if s is None else s
         values = self.X.copy().astype(np.float64)
@@ -129,7 +142,8 @@ class _Sparse:
         stored.data = np.ones_like(stored.data, dtype=np.float64)
         values.data = (values.data - m[columns]) ** 2
         absent = weights.sum() - stored.T @ weights
-        return values.T @ weights + np.maximum(absent, 0.0) * m**2
+        squares = values.T @ weights + np.maximum(absent, 0.0) * m**2
+        return squares, np.zeros_like(m)
 
 
 class Quadratic(ABC):
@@ -277,13 +291,20 @@ class LeastSquares(Quadratic):
         self.mu = self.n * float(ridge)
 
         self._m = self._y_bar = None
+        self._norms: Array | None = None
         if fit_intercept:
             share = self._s if self._s is not None else xp.ones_like(y)
             self._m = data.tdot(share) / self.n
+            squares, drift = data.spread(self._s, self._m)
+            # A long sum rounds: correct the mean by what it leaves, and the norms.
+            self._m = self._m + drift / self.n
+            h = squares - drift**2 / self.n
+            # A constant column leaves the rounding of its mean: no column.
+            rounding = self.n * (4 * float(xp.finfo(h.dtype).eps) * self._m) ** 2
+            self._norms = xp.where(h > rounding, h, xp.zeros_like(h))
             self._y_bar = float(xp.sum(share * y)) / self.n
             y = y - self._y_bar
         self.b = self._weigh(y)
-        self._norms: Array | None = None
         # Grams that a Backsolver left for the next one.
         self.grams: list[Any] = []
 
@@ -338,11 +359,7 @@ class LeastSquares(Quadratic):
     def column_norms(self) -> Array:
         """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
         if self._norms is None:
-            m = self._m if self._m is not None else self.zeros(self.p)
-            h = self._data.squared_norms(self._s, m)
-            # A constant column, centred, leaves the rounding of its mean: no column.
-            rounding = self.n * (4 * float(self.xp.finfo(h.dtype).eps) * m) ** 2
-            self._norms = self.xp.where(h > rounding, h, self.xp.zeros_like(h))
+            self._norms, _ = self._data.spread(self._s, self.zeros(self.p))
         return self._norms
 
     def columns(self, S: Array, rough: bool = False) -> Array:

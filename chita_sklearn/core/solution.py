@@ -63,7 +63,9 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """(objective - lower_bound) / objective; 0 where both are 0."""
+        """(objective - lower_bound) / objective; 0 where they are equal."""
         if self.objective == self.lower_bound:
             return 0.0
+        if self.objective == 0.0:
+            return float("nan")  # the bound is not known
         return (self.objective - self.lower_bound) / self.objective

@@ -238,15 +238,19 @@ def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> A
 def factor(M: np.ndarray) -> np.ndarray:
     """Lower Cholesky factor of a small symmetric matrix, damped where singular."""
     L, info = dpotrf(M, lower=True)
-    damping = 1e-12 * max(float(M.diagonal().max(initial=0.0)), TINY)
+    damping = 1e-12
     while info:
-        L, info = dpotrf(M + damping * np.eye(len(M)), lower=True)
+        diagonal = M.diagonal()
+        extra = damping * np.where(diagonal > 0, diagonal, 1.0)
+        L, info = dpotrf(M + np.diag(extra), lower=True)
         damping *= 10
     return L
 
 
 def inverse(M: np.ndarray) -> np.ndarray:
     """Inverse of a small symmetric matrix, damped where it is singular."""
+    if not len(M):
+        return M
     lower, _ = dpotri(factor(M), lower=True)  # zero above the diagonal, as the factor
     inv = lower + lower.T
     inv.flat[:: len(M) + 1] *= 0.5
