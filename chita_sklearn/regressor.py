@@ -246,6 +246,8 @@ class ChitaRegressor(
         "random_state": ["random_state"],
     }
 
+    _remedies = _REMEDIES
+
     def __init__(
         self,
         k: int | float | None = None,
@@ -283,7 +285,7 @@ class ChitaRegressor(
             float64. scipy.sparse matrices are used as CSC and never made dense.
 
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Target values; moved to the array library, device and dtype of X.
+            Target values; moved to the array library and device of X.
 
         sample_weight : float or array-like of shape (n_samples,), default=None
             Weights, at least 0 and not all 0. A weight of 2 is the sample twice, a
@@ -462,13 +464,13 @@ class ChitaRegressor(
                     self._parameter_constraints, {name: value}, type(self).__name__
                 )
             except InvalidParameterError as error:
-                msg = f"{error} {_REMEDIES.get(name, '')}".rstrip()
+                msg = f"{error} {self._remedies.get(name, '')}".rstrip()
                 raise InvalidParameterError(msg) from None
 
     def _validated(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[Any, Array, Array | None, Any]:
-        """Bring the data to X's array library, device and dtype; raise if unfit."""
+        """Bring the data to X's array library and device; raise if they are unfit."""
         refuse_device_arrays(
             type(self).__name__,
             X=X,
@@ -490,10 +492,8 @@ class ChitaRegressor(
             multi_output=True,
             y_numeric=True,
         )
-        if scipy.sparse.issparse(X) and not X.has_canonical_format:
-            X = X.copy()  # the caller's matrix is not ours to tidy up
-            X.sum_duplicates()
-        y = xp.astype(y, X.dtype, copy=False)
+        # Neither y nor the weights are rounded to a float32 X: the core computes in
+        # float64, and only what it returns is of X's dtype.
         return X, y, _checked_weights(sample_weight, X, xp), xp
 
     def _forget(self) -> None:
@@ -525,12 +525,10 @@ def _resolved_k(k: int | float | None, n_features: int) -> int:
 
 
 def _checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
-    """Sample weights in X's dtype: finite, non-negative, not all zero; None stays."""
+    """Sample weights: finite, non-negative, not all zero; None stays."""
     if sample_weight is None:
         return None
-    sample_weight = _check_sample_weight(
-        sample_weight, X, dtype=X.dtype, allow_all_zero_weights=True
-    )
+    sample_weight = _check_sample_weight(sample_weight, X, allow_all_zero_weights=True)
     least, largest = float(xp.min(sample_weight)), float(xp.max(sample_weight))
     if least < 0:
         msg = (

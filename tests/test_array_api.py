@@ -127,6 +127,15 @@ def test_y_weights_and_prior_follow_X(backend):
         assert_allclose(to_numpy(mixed.coef_), to_numpy(expected), rtol=1e-5)
 
 
+def test_data_of_another_precision_are_predicted_in_their_own(backend):
+    to, dtype = backend
+    X, y = make_data(dtype)
+    model = ChitaRegressor(3).fit(to(X), to(y))
+    other = to(X.astype("float32" if dtype == "float64" else "float64"))
+    assert model.predict(other).dtype == other.dtype
+    assert type(model.score(other, to(y))) is float
+
+
 def test_integers_become_floats(backend):
     to, _ = backend
     X = np.random.default_rng(0).integers(-5, 5, (20, 4))

@@ -478,6 +478,10 @@ def test_sparse_X_with_repeated_and_explicit_zero_entries(data):
     assert_allclose(halves.toarray(), X)
     model = ChitaRegressor(3).fit(halves, y)
     assert halves.nnz == stored  # the caller's matrix is as it was
+    halves = halves.tocsc()
+    assert halves.nnz == stored
+    ChitaRegressor(3).fit(halves, y)
+    assert halves.nnz == stored
     assert_allclose(model.coef_, ChitaRegressor(3).fit(X, y).coef_, rtol=1e-9)
 
     X = X.copy()
@@ -542,14 +546,21 @@ def test_float32_is_right_at_a_small_ridge_and_on_far_means(ridge):
     assert single.objective_ == pytest.approx(double.objective_, rel=1e-3)
 
 
-def test_y_and_weights_take_the_dtype_of_X(data):
+def test_coefficients_take_the_dtype_of_X_whatever_that_of_y_and_weights(data):
     X, y = data
     model = ChitaRegressor(3).fit(
         X.astype(np.float32), y, sample_weight=np.ones(80, dtype=int)
     )
-    assert model.coef_.dtype == np.float32
+    assert model.coef_.dtype == model.intercept_.dtype == np.float32
     counts = ChitaRegressor(3).fit(X, np.round(y).astype(int))
     assert counts.coef_.dtype == np.float64
+
+
+def test_y_is_not_rounded_to_a_float32_X(data):
+    X, y = data
+    X = X.astype(np.float32)
+    coef = ChitaRegressor(3).fit(X, y).coef_
+    assert_allclose(ChitaRegressor(3).fit(X, y + 1e9).coef_, coef, rtol=1e-5)
 
 
 def test_a_float32_model_predicts_float64_data(data):
@@ -709,6 +720,7 @@ class Recorder:
 
     def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator, metadata):
         self.events.append(f"end {context.task_name}")
+        self.metadata = metadata
         weights = (metadata or {}).get("sample_weight")
         self.scores.append(fitted_estimator.score(X, y, sample_weight=weights))
         if self.raises is not None:
@@ -721,7 +733,9 @@ def test_callbacks_see_every_step_and_are_torn_down(data):
     X, y = data
     recorder = Recorder()
     model = ChitaRegressor(3).set_callbacks(recorder)
-    model.fit(X, y, sample_weight=np.linspace(0.1, 1, 80))
+    weights = np.linspace(0.1, 1, 80)
+    model.fit(X, y, sample_weight=weights)
+    assert recorder.metadata["sample_weight"] is weights
     events = recorder.events
     assert events[:2] == ["setup", "begin fit"]
     assert events[-2:] == ["end fit", "teardown"]
