@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chita_sklearn.core import LeastSquares, Solution, solve
+from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
 
 from .batches import Batches
 from .gradients import LossFunction, gradient_matrix, matrix_bytes
@@ -254,7 +254,7 @@ class _Model:
     def __init__(self, A: Tensor, prior: Tensor, blocks: list[slice]) -> None:
         self._centres = [A[:, block] @ prior[block] for block in blocks]
         self._problems = [
-            LeastSquares(_native(A[:, block]), _native(centre), prior=_native(w))
+            LeastSquares(A[:, block], centre, prior=w)
             for block, centre in zip(blocks, self._centres, strict=True)
             for w in [prior[block]]
         ]
@@ -265,13 +265,11 @@ class _Model:
         # would have every block take the whole step.
         share = c / len(self._problems)
         self._problems = [
-            problem.with_target(_native(centre - share), ridge=ridge)
+            problem.with_target(centre - share, ridge=ridge)
             for problem, centre in zip(self._problems, self._centres, strict=True)
         ]
         if len(self._problems) == 1:
             return self._problems[0]
-        from chita_sklearn.core import BlockLeastSquares  # XXX
-
         return BlockLeastSquares(self._problems)
 
 
@@ -299,12 +297,7 @@ def _complete(pattern: Any, solution: Solution, live: Tensor, w_bar: Tensor) -> 
 
 
 def _as_mask(pattern: Any, score: Tensor) -> Tensor:
-    return torch.as_tensor(pattern.best_mask(_native(score))).to(score.device)
-
-
-def _native(tensor: Tensor) -> Any:
-    """Hand a tensor to the core: shared memory with NumPy on a CPU, else as it is."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+    return torch.as_tensor(pattern.best_mask(score)).to(score.device)
 
 
 def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:
