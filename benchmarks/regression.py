@@ -32,6 +32,7 @@ from .peers._tools import largest
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CRASHES = 3  # further attempts after a peer's process died
+PATIENCE = 2  # time limits after which a peer is left out of the run
 LONG_FIT = 3.0  # seconds of CPU beyond which a fit is not repeated
 
 
@@ -43,6 +44,7 @@ class Worker:
         self.process: subprocess.Popen | None = None
         self.refusal: dict | None = None
         self.first_call: float | None = None
+        self.timeouts = 0
 
     def ask(self, folder: Path, k: int, limit: float) -> dict:
         """Return the measurement of one fit, or a status saying why there is none."""
@@ -69,6 +71,10 @@ class Worker:
         reply = self._read(limit)
         if reply["status"] in ("timeout", "crash"):
             self.close()
+        self.timeouts += reply["status"] == "timeout"
+        if self.timeouts == PATIENCE:
+            why = f"left out after {PATIENCE} fits beyond {limit:g} s"
+            self.refusal = {"status": "skipped", "message": why}
         return reply
 
     def _read(self, limit: float) -> dict:
