@@ -1,22 +1,45 @@
 """Least squares with exactly k features, in the way of scikit-learn."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .criteria import aic, bic, ebic
+    from .cv import ChitaRegressorCV
+    from .path import ChitaPath, chita_path
+    from .plotting import CVDisplay, PathDisplay
     from .regressor import ChitaRegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["ChitaRegressor", "__version__"]
+__all__ = [
+    "CVDisplay",
+    "ChitaPath",
+    "ChitaRegressor",
+    "ChitaRegressorCV",
+    "PathDisplay",
+    "__version__",
+    "aic",
+    "bic",
+    "chita_path",
+    "ebic",
+]
+
+_ROOMS = {
+    "criteria": ("aic", "bic", "ebic"),
+    "cv": ("ChitaRegressorCV",),
+    "path": ("ChitaPath", "chita_path"),
+    "plotting": ("CVDisplay", "PathDisplay"),
+    "regressor": ("ChitaRegressor",),
+}
 
 
 def __getattr__(name: str) -> object:
-    # The estimator is loaded on first use, so that `chita_sklearn.core` can be
-    # imported without scikit-learn.
-    if name == "ChitaRegressor":
-        from .regressor import ChitaRegressor
-
-        return ChitaRegressor
+    # Names are loaded on first use, so that `chita_sklearn.core` can be imported
+    # without scikit-learn.
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{room}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -26,15 +26,19 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.metadata_routing import _raise_for_params, _routing_enabled
+from sklearn.utils.validation import _check_method_params, _check_sample_weight
 
 __all__ = [
     "Interval",
     "InvalidParameterError",
     "Number",
     "StrOptions",
+    "_check_method_params",
     "_check_sample_weight",
     "_fit_context",
+    "_raise_for_params",
+    "_routing_enabled",
     "check_same_namespace",
     "float_dtypes",
     "follow",

@@ -1,0 +1,660 @@
+"""`ChitaRegressorCV`: k and ridge chosen by cross-validation or a criterion.
+
+Within a fold the least-squares problem is built once; each ridge then gets a path over
+all k, and every model on it is scored.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from scipy.stats import rankdata
+from sklearn.callback import with_callbacks
+from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.model_selection import check_cv
+from sklearn.utils import Tags, column_or_1d
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.parallel import Parallel, delayed
+
+from ._compat import (
+    Number,
+    StrOptions,
+    _check_method_params,
+    _fit_context,
+    _raise_for_params,
+    _routing_enabled,
+    float_dtypes,
+)
+from .core import LeastSquares
+from .core.arrays import array_namespace, device, to_host
+from .criteria import aic, bic, ebic
+from .path import ChitaPath, path_of, resolved_ks, resolved_seed, warn_of
+from .regressor import _REMEDIES, ChitaRegressor, _checked_priors
+
+Array = Any  # the array API has no settled static type
+
+__all__ = ["ChitaRegressorCV"]
+
+CRITERIA = ("cv", "aic", "bic", "ebic")
+
+
+class ChitaRegressorCV(ChitaRegressor):
+    r"""Least squares with k features, k and ridge chosen from the data.
+
+    For every k of `ks` and every ridge of `ridges`, the problem of
+    :class:`ChitaRegressor` is solved on the training part of each fold, by
+    :func:`chita_path` along k, and the models are scored on the part held out. The pair
+    with the best mean score (or the smallest k that is nearly as good) is then solved
+    on all data. An information criterion can choose instead, without folds.
+
+    Parameters
+    ----------
+    ks : int or array-like of int, default=10
+        Numbers of features to choose from. An int k stands for 1, ..., k; numbers
+        above n_features count as n_features.
+
+    ridges : float or array-like of float, default=(1e-4, 1e-3, 1e-2, 1e-1)
+        Weights of the ridge term to choose from, each at least 0. The loss is a mean
+        over the samples, so the grid does not depend on how many there are; the columns
+        of X should have comparable scales.
+
+    criterion : {"cv", "aic", "bic", "ebic"}, default="cv"
+        What to choose by.
+
+        - "cv": the mean score over the folds.
+        - "aic", "bic", "ebic": the criterion of that name on all data, see
+          :func:`aic`, :func:`bic` and :func:`ebic`, with the effective degrees of
+          freedom of the ridge fit as its size and ``gamma=1``. Takes a fraction of the
+          time; `cv` and `scoring` are then not used.
+
+    cv : int, cross-validation generator or iterable, default=None
+        Folds: an int for that many, None for 5, a :term:`CV splitter`, or an iterable
+        of (train, test) indices.
+
+    scoring : str, callable or None, default=None
+        Score of a model on the part held out, larger is better: a name that
+        scikit-learn knows, or a callable ``(estimator, X, y)``. None is minus the mean
+        squared error, weighted by `sample_weight`.
+
+    selection : {"best", "one_se"}, default="best"
+        Which pair to choose.
+
+        - "best": the best mean score, or the smallest criterion. Of pairs that are
+          equal, the smallest k.
+        - "one_se": the smallest k whose mean score, at any ridge, is within one
+          standard error of the best; of its ridges the best. The standard error is
+          that of the best pair's mean over the folds. Needs ``criterion="cv"``.
+
+    coef_prior : array-like of shape (n_features,) or None, default=None
+        Centre of the ridge term; None is zero.
+
+    fit_intercept : bool, default=True
+        Whether to fit the intercept.
+
+    solver : {"auto", "iht", "swap", ...}, default="auto"
+        How to search for the supports; see :class:`ChitaRegressor`.
+
+    n_restarts : int, default=20
+        How many times each best support is perturbed and improved again.
+
+    max_iter : int, default=100
+        Largest number of iterations of each descent.
+
+    tol : float, default=1e-4
+        Relative precision at which to stop.
+
+    n_jobs : int or None, default=None
+        How many folds (with a criterion: ridges) to work on at a time. None is 1, -1
+        all processors.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the restarts, the same for all fits. The folds have their own, in `cv`.
+
+    Attributes
+    ----------
+    k_ : int
+        The chosen number of features.
+
+    ridge_ : float
+        The chosen ridge.
+
+    ks_ : array of int, shape (n_ks,)
+        The numbers of features tried, ascending.
+
+    ridges_ : array of shape (n_ridges,)
+        The ridges tried, ascending.
+
+    score_path_ : array of shape (n_ridges, n_ks, n_folds)
+        Scores on the parts held out. Only with ``criterion="cv"``.
+
+    criterion_path_ : array of shape (n_ridges, n_ks)
+        Values of the criterion. Only with another `criterion`.
+
+    cv_results_ : dict of ndarrays
+        One entry a pair of ridge and k, in the order of `score_path_`: ``param_k``,
+        ``param_ridge`` and ``params``, then ``split0_test_score`` and so on,
+        ``mean_test_score``, ``std_test_score`` and ``rank_test_score``; or, with
+        another `criterion`, ``n_nonzero``, ``rss``, ``degrees_of_freedom``, the
+        criterion under its name and its rank (``rank_ebic``). A pandas DataFrame can be
+        made of it.
+
+    best_index_ : int
+        The chosen pair's place in `cv_results_`.
+
+    best_score_ : float
+        Its mean score, or minus its criterion.
+
+    path_ : ChitaPath
+        The solutions on all data for all k at the chosen ridge.
+
+    coef_ : array of shape (n_features,)
+        Coefficients of the chosen pair on all data.
+
+    intercept_ : float
+        Intercept; 0.0 if ``fit_intercept=False``.
+
+    support_ : array of int
+        Indices of the non-zero coefficients, ascending.
+
+    objective_, lower_bound_, gap_ : float
+        Objective of the chosen pair on all data, what it cannot fall below, and the
+        relative difference of the two; see :class:`ChitaRegressor`.
+
+    n_iter_ : int
+        Iterations that led to the chosen solution.
+
+    solver_history_ : tuple of str
+        What the solver ran for it, in order, in words.
+
+    n_features_in_ : int
+        Number of features seen during :term:`fit`.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during :term:`fit`. Defined only when `X`
+        has feature names that are all strings.
+
+    See Also
+    --------
+    ChitaRegressor : For a k and a ridge that are known.
+    chita_path : The path alone, with all coefficients.
+    CVDisplay : Draws the scores.
+    sklearn.linear_model.OrthogonalMatchingPursuitCV : Greedy choice.
+    sklearn.linear_model.LassoCV : Convex relaxation.
+
+    Notes
+    -----
+    **Pipelines.** A scaler in front of this estimator sees all data before the folds
+    are made, held-out parts included. For column means and variances that matters
+    little; a step that uses y belongs inside the folds:
+    ``GridSearchCV(make_pipeline(step, ChitaRegressor()), ...)``.
+
+    **Criteria.** A criterion counts coefficients and takes no account of the search
+    among features ("ebic" takes the number of models into account), and trusts the
+    residual on the training data. Pairs with as many non-zeros as there are samples
+    fit anything, and are not considered.
+
+    **Weights.** `sample_weight` enters each fit and each fold's mean squared error;
+    the mean over the folds is not weighted. With `scoring`, it is passed to the scorer;
+    with metadata routing only if the scorer asks for it. For a criterion the number of
+    samples is the sum of the weights.
+
+    **Array libraries.** As for :class:`ChitaRegressor`, the fit runs where X is and the
+    attributes are arrays of its library; `cv_results_` and the statistics of `path_`
+    are NumPy's.
+
+    **Cost.** One path for each fold and ridge, and one more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from chita_sklearn import ChitaRegressorCV
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 30))
+    >>> y = 3 * X[:, 4] - 2 * X[:, 11] + X[:, 20] + 0.5 * rng.standard_normal(100)
+    >>> model = ChitaRegressorCV(6, selection="one_se", random_state=0).fit(X, y)
+    >>> model.k_
+    3
+    >>> model.support_
+    array([ 4, 11, 20])
+    >>> model.score_path_.shape
+    (4, 6, 5)
+    >>> ChitaRegressorCV(6, criterion="ebic", random_state=0).fit(X, y).k_
+    3
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012 (scikit-learn's own protocol)
+        "ks": [Number(Integral, 1, None, closed="left"), "array-like"],
+        "ridges": [Number(Real, 0, None, closed="left"), "array-like"],
+        "criterion": [StrOptions(set(CRITERIA))],
+        "cv": ["cv_object"],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "selection": [StrOptions({"best", "one_se"})],
+        "n_jobs": [Integral, None],
+        **{
+            name: ChitaRegressor._parameter_constraints[name]
+            for name in (
+                "coef_prior",
+                "fit_intercept",
+                "solver",
+                "n_restarts",
+                "max_iter",
+                "tol",
+                "random_state",
+            )
+        },
+    }
+    _remedies = {  # noqa: RUF012
+        **_REMEDIES,
+        "ks": "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each.",
+        "ridges": "Pass a finite non-negative number or a list of them.",
+        "criterion": "Pass 'cv' to choose by folds.",
+        "cv": "Pass the number of folds, 2 or more, or a splitter.",
+        "scoring": "Pass None for the mean squared error.",
+        "selection": "Pass 'one_se' for fewer features at nearly the best score.",
+        "n_jobs": "Pass the number of processors to use, or None for one.",
+    }
+
+    def __init__(
+        self,
+        ks: Any = 10,
+        ridges: Any = (1e-4, 1e-3, 1e-2, 1e-1),
+        *,
+        criterion: str = "cv",
+        cv: Any = None,
+        scoring: Any = None,
+        selection: str = "best",
+        coef_prior: Array | None = None,
+        fit_intercept: bool = True,
+        solver: str = "auto",
+        n_restarts: int = 20,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.ks = ks
+        self.ridges = ridges
+        self.criterion = criterion
+        self.cv = cv
+        self.scoring = scoring
+        self.selection = selection
+        self.coef_prior = coef_prior
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.n_restarts = n_restarts
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, **params: Any
+    ) -> ChitaRegressorCV:
+        """Choose k and ridge, and fit the coefficients on all data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data; never written to. float32 is kept, other types become
+            float64. scipy.sparse matrices are used as CSC and never made dense.
+
+        y : array-like of shape (n_samples,)
+            Target values; moved to the array library, device and dtype of X.
+
+        sample_weight : float or array-like of shape (n_samples,), default=None
+            Weights, at least 0 and not all 0 in any fold.
+
+        **params : dict
+            Metadata for the splitter (such as ``groups``) and the scorer. Only with
+            ``sklearn.set_config(enable_metadata_routing=True)``.
+
+        Returns
+        -------
+        ChitaRegressorCV
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For what :class:`ChitaRegressor` refuses; a two-dimensional y; `ks` or
+            `ridges` out of range; ``selection="one_se"`` without folds; a fold without
+            weight; scores that are all nan.
+        TypeError
+            For a parameter of the wrong type, a sparse y, or an array in GPU memory
+            without array API dispatch.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` was reached on all data while a solution was still improving.
+        UserWarning
+            If a ridge of 0 is chosen and the columns of a support are linearly
+            dependent.
+        """
+        _raise_for_params(params, self, "fit")
+        self._forget()
+        if self.selection == "one_se" and self.criterion != "cv":
+            msg = (
+                f"selection='one_se' with criterion={self.criterion!r}: the standard "
+                "error is one over folds, and there are none. Pass criterion='cv' or "
+                "selection='best'."
+            )
+            raise ValueError(msg)
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        inputs = {"X": X, "y": y, "metadata": metadata | params or None}
+        X, y, sample_weight, xp = self._validated(X, y, sample_weight)
+        y = column_or_1d(y, warn=True)
+        (prior,) = _checked_priors(self.coef_prior, X, y, xp)
+        ks = resolved_ks(self.ks, int(X.shape[1]))
+        ridges = _resolved_ridges(self.ridges)
+        build = partial(
+            LeastSquares, prior=prior, fit_intercept=bool(self.fit_intercept)
+        )
+        search = partial(
+            path_of,
+            ks=ks,
+            solver=self.solver,
+            n_restarts=int(self.n_restarts),
+            max_iter=int(self.max_iter),
+            tol=float(self.tol),
+            seed=resolved_seed(self.random_state),
+        )
+        if self.criterion == "cv":
+            cv = check_cv(self.cv)
+            split_params, score_params = self._routed(sample_weight, params)
+            score = partial(_scores, scorer=self._scorer(), params=score_params)
+            jobs = [
+                delayed(_fold)(X, y, sample_weight, fold, ridges, build, search, score)
+                for fold in enumerate(cv.split(X, y, **split_params))
+            ]
+        else:
+            problem = build(X, y, sample_weight=sample_weight)
+            problem.column_norms()  # once, for all ridges
+            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in ridges]
+
+        task = self._init_callback_context(max_subtasks=len(jobs))
+        task.call_on_fit_task_begin(estimator=self, **inputs)
+        found = []
+        for result in Parallel(n_jobs=self.n_jobs, return_as="generator")(jobs):
+            part = task.subcontext(task_name="part", max_subtasks=0)
+            part.call_on_fit_task_begin(estimator=self, **inputs)
+            part.call_on_fit_task_end(estimator=self, **inputs)
+            found.append(result)
+
+        if self.criterion == "cv":
+            fitted = _by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
+            problem = build(X, y, sample_weight=sample_weight)
+            path = _at_ridge(problem, fitted["ridge_"], search)
+        else:
+            rows = y if sample_weight is None else y[sample_weight > 0]
+            room = int(rows.shape[0]) - bool(self.fit_intercept)
+            fitted = _by_criterion(found, ks, ridges, self.criterion, room)
+            path = found[ridges.index(fitted["ridge_"])]
+        warn_of(path, stacklevel=5)
+        fitted |= _of_path(path, ks.index(fitted["k_"]))
+        # Array attributes live where X does; what tables are made of is NumPy's.
+        where = {"dtype": float_dtypes(xp, y.device)[0], "device": y.device}
+        for name in ("ridges_", "score_path_", "criterion_path_"):
+            if name in fitted:
+                fitted[name] = xp.asarray(fitted[name], **where)
+        fitted["ks_"] = xp.asarray(fitted["ks_"], device=y.device)
+        task.call_on_fit_task_end(
+            estimator=self, **inputs, reconstruction_attributes=fitted
+        )
+        # Only now: a fit that does not come this far leaves nothing behind.
+        for name, value in fitted.items():
+            setattr(self, name, value)
+        return self
+
+    def to_numpy(self) -> ChitaRegressorCV:
+        """Return a fitted copy on the host, with NumPy attributes.
+
+        Returns
+        -------
+        ChitaRegressorCV
+            A copy with the same parameters and the same fitted values. It shares no
+            memory with this one.
+        """
+        host = super().to_numpy()
+        host.path_ = self.path_.to_numpy()
+        return host
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Say which metadata goes to the splitter and to the scorer.
+
+        Returns
+        -------
+        MetadataRouter
+            What :meth:`fit` does with the metadata it is given.
+        """
+        to = MethodMapping
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(
+            splitter=check_cv(self.cv),
+            method_mapping=to().add(caller="fit", callee="split"),
+        )
+        if self.scoring is not None:
+            router.add(
+                scorer=self._scorer(),
+                method_mapping=to().add(caller="fit", callee="score"),
+            )
+        return router
+
+    def __sklearn_tags__(self) -> Tags:
+        """Declare that there is one target."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = False
+        return tags
+
+    def _scorer(self) -> Any:
+        return None if self.scoring is None else get_scorer(self.scoring)
+
+    def _routed(
+        self, sample_weight: Array | None, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the metadata for `split` and for the scorer."""
+        if _routing_enabled():
+            routed = process_routing(self, "fit", sample_weight=sample_weight, **params)
+            return routed.splitter.split, routed.get("scorer", {}).get("score", {})
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return {}, weights
+
+
+def _resolved_ridges(ridges: Any) -> list[float]:
+    """Return `ridges` as distinct numbers, ascending."""
+    values = [ridges] if np.ndim(ridges) == 0 else list(ridges)
+    for value in values:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (number and 0 <= value < np.inf):
+            msg = f"ridges must hold numbers in [0, inf). Got {value!r} among them."
+            raise ValueError(msg)
+    if not values:
+        msg = "ridges is empty. Pass at least one number in [0, inf)."
+        raise ValueError(msg)
+    return sorted({float(value) for value in values})
+
+
+def _at_ridge(problem: LeastSquares, ridge: float, search: Any) -> ChitaPath:
+    """Return the path over k at one ridge; the problem's products are shared."""
+    return search(problem.with_target(ridge=ridge), ridge=ridge)
+
+
+def _fold(
+    X: Any,
+    y: Array,
+    sample_weight: Array | None,
+    fold: tuple[int, tuple[Any, Any]],
+    ridges: list[float],
+    build: Any,
+    search: Any,
+    score: Any,
+) -> np.ndarray:
+    """Scores on the part held out, shape (n_ridges, n_ks)."""
+    number, (train, test) = fold
+    X_train, y_train, w_train = (_rows(a, train) for a in (X, y, sample_weight))
+    held_out = tuple(_rows(a, test) for a in (X, y, sample_weight))
+    for part, weights in (("training", w_train), ("test", held_out[2])):
+        if weights is not None and not bool((weights > 0).any()):
+            msg = (
+                f"The {part} part of fold {number} has no sample with a positive "
+                "weight. Leave samples of weight 0 out, or pass other folds as cv."
+            )
+            raise ValueError(msg)
+    problem = build(X_train, y_train, sample_weight=w_train)
+    paths = [_at_ridge(problem, ridge, search) for ridge in ridges]
+    return np.stack([score(path, *held_out, X, test) for path in paths])
+
+
+def _rows(a: Any, index: Any) -> Any:
+    """Rows of an array or a sparse matrix, copied; None stays."""
+    if a is None:
+        return None
+    index = np.asarray(index)
+    if index.dtype == np.bool_:
+        index = np.flatnonzero(index)
+    if scipy.sparse.issparse(a):
+        return a[index]
+    xp = array_namespace(a)
+    return xp.take(a, xp.asarray(index, device=device(a)), axis=0)
+
+
+def _scores(
+    path: ChitaPath,
+    X: Any,
+    y: Array,
+    sample_weight: Array | None,
+    X_all: Any,
+    test: Any,
+    *,
+    scorer: Any,
+    params: dict[str, Any],
+) -> np.ndarray:
+    """Scores of a path's models on data they have not seen, shape (n_ks,)."""
+    if scorer is None:
+        xp = array_namespace(y)
+        error = X @ path.coefs + path.intercepts - y[:, None]
+        squares = xp.astype(error, xp.float64) ** 2
+        if sample_weight is None:
+            return -to_host(xp.mean(squares, axis=0))
+        weights = xp.astype(sample_weight, xp.float64)
+        return -to_host(weights @ squares / xp.sum(weights))
+    params = _check_method_params(X_all, params, indices=test)
+    scores = []
+    for t, k in enumerate(path.ks):
+        model = ChitaRegressor(int(k), path.ridge)
+        model.n_features_in_ = path.n_features
+        model.coef_, model.intercept_ = path.coefs[:, t], path.intercepts[t]
+        scores.append(float(scorer(model, X, y, **params)))
+    return np.asarray(scores)
+
+
+def _grid(ks: list[int], ridges: list[float]) -> dict[str, Any]:
+    """The parameters of each pair, and the attributes that name the grid."""
+    pairs = [(k, ridge) for ridge in ridges for k in ks]
+    return {
+        "params": [{"k": k, "ridge": ridge} for k, ridge in pairs],
+        "param_k": np.asarray([k for k, _ in pairs], dtype=np.int64),
+        "param_ridge": np.asarray([ridge for _, ridge in pairs]),
+    }
+
+
+def _chosen(
+    loss: np.ndarray, results: dict[str, Any], ks: list[int], ridges: list[float]
+) -> dict[str, Any]:
+    """Attributes of the pair with the least loss; of equal ones that with least k."""
+    best = int(np.lexsort((results["param_k"], loss))[0])
+    return {
+        "k_": int(results["param_k"][best]),
+        "ridge_": float(results["param_ridge"][best]),
+        "ks_": np.asarray(ks, dtype=np.int64),
+        "ridges_": np.asarray(ridges),
+        "cv_results_": results,
+        "best_index_": best,
+        "best_score_": -float(loss[best]),
+    }
+
+
+def _by_folds(
+    scores: np.ndarray, ks: list[int], ridges: list[float], selection: str
+) -> dict[str, Any]:
+    """Choose by scores of shape (n_ridges, n_ks, n_folds)."""
+    n_folds = scores.shape[-1]
+    flat = scores.reshape(-1, n_folds)
+    mean, std = flat.mean(axis=1), flat.std(axis=1)
+    if np.isnan(mean).all():
+        msg = (
+            "All scores are nan, so no k and ridge can be chosen. Check scoring, and "
+            "that the folds are large enough for it."
+        )
+        raise ValueError(msg)
+    loss = np.where(np.isnan(mean), np.inf, -mean)
+    results = _grid(ks, ridges)
+    results |= {f"split{t}_test_score": flat[:, t] for t in range(n_folds)}
+    results |= {
+        "mean_test_score": mean,
+        "std_test_score": std,
+        "rank_test_score": rankdata(loss, method="min").astype(np.int64),
+    }
+    eligible = loss
+    if selection == "one_se" and n_folds > 1:
+        best = int(np.argmin(loss))
+        within = loss <= loss[best] + std[best] / np.sqrt(n_folds - 1)
+        smallest = results["param_k"][within].min()
+        eligible = np.where(within & (results["param_k"] == smallest), loss, np.inf)
+    return {**_chosen(eligible, results, ks, ridges), "score_path_": scores}
+
+
+def _by_criterion(
+    paths: list[ChitaPath],
+    ks: list[int],
+    ridges: list[float],
+    name: str,
+    room: int,
+) -> dict[str, Any]:
+    """Choose by an information criterion on all data, fewer than `room` non-zeros."""
+    n, p = paths[0].n_samples, paths[0].n_features
+    rss = np.concatenate([path.rss for path in paths])
+    df = np.concatenate([path.degrees_of_freedom for path in paths])
+    size = np.asarray([S.shape[0] for path in paths for S in path.supports])
+    if name == "ebic":
+        values = ebic(n, rss, size, n_features=p, df=df)
+    else:
+        values = {"aic": aic, "bic": bic}[name](n, rss, df)
+    loss = np.where(size < max(room, 1), values, np.inf)
+    if np.isinf(loss).all() and not np.isneginf(loss).any():
+        loss = size.astype(np.float64)  # nothing but saturated models: the smallest
+    results = _grid(ks, ridges) | {
+        "n_nonzero": size,
+        "rss": rss,
+        "degrees_of_freedom": df,
+        name: values,
+        f"rank_{name}": rankdata(loss, method="min").astype(np.int64),
+    }
+    chosen = _chosen(loss, results, ks, ridges)
+    values = values.reshape(len(ridges), len(ks))
+    return {**chosen, "criterion_path_": values}
+
+
+def _of_path(path: ChitaPath, t: int) -> dict[str, Any]:
+    """Fitted attributes of a path's t-th model."""
+    return {
+        "path_": path,
+        "coef_": path.coefs[:, t],
+        "intercept_": path.intercepts[t],
+        "support_": path.supports[t],
+        "objective_": float(path.objectives[t]),
+        "lower_bound_": float(path.lower_bounds[t]),
+        "gap_": float(path.gaps[t]),
+        "n_iter_": int(path.n_iters[t]),
+        "solver_history_": path.histories[t],
+    }
