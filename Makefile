@@ -19,10 +19,13 @@ EXAMPLES := examples/plot_diabetes.py examples/plot_digits.py examples/plot_prun
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
+# The matrices are small: threads of the linear algebra would wait for each other.
+demo: export OMP_NUM_THREADS ?= 1
+demo: export MPLBACKEND ?= Agg
 demo: $(READY)
 	@for script in $(EXAMPLES); do \
 	    printf '\n>>> python %s\n\n' $$script; \
-	    MPLBACKEND=Agg $(BIN)/python $$script || exit 1; \
+	    $(BIN)/python $$script || exit 1; \
 	done
 
 test: $(READY)
