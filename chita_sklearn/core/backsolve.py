@@ -286,7 +286,7 @@ def ridge_solve(B: Array, d: Array, mu: float) -> tuple[Array, float]:
 
     By Cholesky and iterative refinement against B, which makes up for the squared
     condition number. With mu = 0 and dependent columns the damped factor and its
-    refinement give a minimiser of nearly the smallest norm.
+    refinement give nearly the minimiser with the smallest sum of ||b_j||^2 x_j^2.
     """
     xp = array_namespace(B)
     Bt = xp.matrix_transpose(B)
