@@ -38,6 +38,7 @@ from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
+HOPELESS = 5  # steps after which a bound that is still negative is given up
 WITHIN = 1e-6  # share of n F that the backsolve of a candidate may miss
 PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
 
@@ -216,6 +217,10 @@ def dual(
         last = value
         alpha, u, value = function.climb(alpha, u, r, u_r)
         stop = on_step is not None and on_step(best.coef)
+        if t == HOPELESS and value <= 0 and not stop:
+            best = with_bound(best, 0.0)  # too small a ridge to prove anything with
+            status = Status.CONVERGED
+            break
         rising = value - last > tol * abs(value)
         if not stop and t + 1 < max_iter and (rising or t < due):
             continue  # a feasible point now would soon be beaten by a better

@@ -21,7 +21,7 @@ from .swaps import WorkingSet
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
 # computes the first some five times and a product with the second about as often.
-GAINS, ENTRIES = 1e3, 5e4
+GAINS, ENTRIES = 3e3, 1e5
 
 
 class Restarts:

@@ -30,6 +30,7 @@ from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from .arrays import (
     Array,
     array_namespace,
+    cast_block,
     device,
     indices,
     scatter,
@@ -43,8 +44,8 @@ from .solution import Solution, Status
 from .starts import metric
 
 OVERSHOOT = 4  # forward selection goes on to k + k / OVERSHOOT, then drops the excess
-SCAN = 2**23  # numbers in a block of the scan over all coordinates (64 MB)
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
+MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
 TINY = np.finfo(np.float64).tiny
 GAIN = 1e-10  # share of the explained part of n F that a swap must gain
 NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
@@ -97,6 +98,10 @@ class WorkingSet:
         self._At = xp.matrix_transpose(problem.columns(where))
         self._H = np.empty((len(members), len(members)))  # rows come when asked for
         self._known = np.zeros(len(members), dtype=bool)
+        if len(members) <= MOSTLY * pattern.size:
+            self._H[:] = to_host(self._At @ xp.matrix_transpose(self._At))
+            self._H[np.diag_indices_from(self._H)] += self._mu
+            self._known[:] = True
         self.g = to_host(xp.take(correlation, where))
         self.h = to_host(xp.take(problem.column_norms(), where)) + problem.mu
         self._free = isinstance(self.pattern, Cardinality)
@@ -289,7 +294,7 @@ def swaps(
     Notes
     -----
     A working set of m columns costs a product A_W'A_W, O(n m^2); a scan over all
-    coordinates a product A'A_S, O(n p s), in blocks of `SCAN` numbers. A swap on W
+    coordinates a product A'A_S, O(n p s), in blocks that stay in the cache. A swap on W
     costs O(m s^2 + s^3), on the host.
     """
     p, k = problem.p, pattern.size
@@ -394,7 +399,7 @@ def _scan(
     mask[S] = True
     free = isinstance(pattern, Cardinality)
     gain = problem.zeros(p)
-    step = max(SCAN // max(s, 1), 1)
+    step = max(cast_block(gain) // max(s, 1), 1)
     for start in range(0, p, step):
         cols = slice(start, min(start + step, p))
         H_OS = problem.rmatvec(A_S, cols=cols)
