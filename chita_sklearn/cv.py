@@ -61,7 +61,7 @@ class ChitaRegressorCV(ChitaRegressor):
         Numbers of features to choose from. An int k stands for 1, ..., k; numbers
         above n_features count as n_features.
 
-    ridges : float or array-like of float, default=(1e-4, 1e-3, 1e-2, 1e-1)
+    ridges : float or array-like of float, default=(1e-3, 1e-2, 1e-1, 1.0)
         Weights of the ridge term to choose from, each at least 0. The loss is a mean
         over the samples, so the grid does not depend on how many there are; the columns
         of X should have comparable scales.
@@ -265,7 +265,7 @@ class ChitaRegressorCV(ChitaRegressor):
     def __init__(
         self,
         ks: Any = 10,
-        ridges: Any = (1e-4, 1e-3, 1e-2, 1e-1),
+        ridges: Any = (1e-3, 1e-2, 1e-1, 1.0),
         *,
         criterion: str = "cv",
         cv: Any = None,
@@ -484,9 +484,11 @@ def _resolved_ridges(ridges: Any) -> list[float]:
     return sorted({float(value) for value in values})
 
 
-def _at_ridge(problem: LeastSquares, ridge: float, search: Any) -> ChitaPath:
+def _at_ridge(
+    problem: LeastSquares, ridge: float, search: Any, bounds: bool = True
+) -> ChitaPath:
     """Return the path over k at one ridge; the problem's products are shared."""
-    return search(problem.with_target(ridge=ridge), ridge=ridge)
+    return search(problem.with_target(ridge=ridge), ridge=ridge, bounds=bounds)
 
 
 def _fold(
@@ -511,7 +513,7 @@ def _fold(
             )
             raise ValueError(msg)
     problem = build(X_train, y_train, sample_weight=w_train)
-    paths = [_at_ridge(problem, ridge, search) for ridge in ridges]
+    paths = [_at_ridge(problem, ridge, search, bounds=False) for ridge in ridges]
     return np.stack([score(path, *held_out, X, test) for path in paths])
 
 

@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state, column_or_1d
 
 from .core import Cardinality, LeastSquares, Solution, Status, solve
 from .core.arrays import indices, scatter, to_host
+from .core.restarts import Restarts
 from .core.solve import choose
 from .core.swaps import WorkingSet, swaps
 from .regressor import ChitaRegressor, _checked_priors, _on_host
@@ -305,7 +306,9 @@ def resolved_ks(ks: Any, n_features: int) -> list[int]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+    )
 
 
 def resolved_seed(random_state: Any) -> int:
@@ -333,13 +336,15 @@ def path_of(
     *,
     ridge: float,
     seed: int,
+    bounds: bool = True,
     **effort: Any,
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
-    `effort` is what `solve` takes: solver, n_restarts, max_iter, tol.
+    `effort` is what `solve` takes: solver, n_restarts, max_iter, tol. Without `bounds`
+    a search by swaps spends no time on proofs, and its lower bounds are nan.
     """
-    search = _Search(problem, ks, {**effort, "random_state": seed})
+    search = _Search(problem, ks, {**effort, "random_state": seed}, bounds)
     search.sweep(effort["max_iter"])
     solutions = search.settled()
     xp = problem.xp
@@ -382,9 +387,14 @@ class _Search:
     """The solutions for each k, and how they better each other."""
 
     def __init__(
-        self, problem: LeastSquares, ks: Sequence[int], options: dict[str, Any]
+        self,
+        problem: LeastSquares,
+        ks: Sequence[int],
+        options: dict[str, Any],
+        bounds: bool,
     ) -> None:
         self.problem, self.ks, self._options = problem, ks, options
+        self._bounds = bounds
         self._patterns = [Cardinality(k) for k in ks]
         zero = problem.zeros(problem.p)
         self._slack = ROUNDING * (
@@ -393,23 +403,26 @@ class _Search:
         if problem.dtype != problem.xp.float64:  # the coefficients are rounded to it
             self._slack *= float(problem.xp.finfo(problem.dtype).eps) / ROUNDING
         self._correlation = problem.correlation()
-        self.solutions = [
-            solve(self._untouched(pattern), pattern, **options)
-            for pattern in self._patterns
-        ]
+        self.solutions = [self._alone(pattern) for pattern in self._patterns]
         self._tried: dict[tuple[int, int], Solution] = {}
 
-    def _untouched(self, pattern: Cardinality) -> LeastSquares:
-        """Return the problem without the Gram matrices that other k left with it.
-
-        They save time where there are many non-zeros. A search by swaps saves little,
-        and their rounding could lead it to another answer than a single fit's.
-        """
+    def _alone(self, pattern: Cardinality) -> Solution:
+        """Solve for one k, as a single fit would."""
+        problem, options = self.problem, self._options
         if not self._by_swaps(pattern):
-            return self.problem
-        problem = copy.copy(self.problem)
-        problem.grams = []
-        return problem
+            return solve(problem, pattern, **options)
+        if self._bounds:
+            # Without the Gram matrices that other k left behind: they save little
+            # time here, and their rounding could lead to another answer.
+            problem = copy.copy(problem)
+            problem.grams = []
+            return solve(problem, pattern, **options)
+        limit, count = options["max_iter"], options["n_restarts"]
+        found = swaps(problem, pattern, None, max_iter=limit)
+        if count:
+            restarts = Restarts(count, np.random.default_rng(options["random_state"]))
+            found = swaps(problem, pattern, found, max_iter=limit, search=restarts)
+        return found
 
     def _by_swaps(self, pattern: Cardinality) -> bool:
         return choose(self.problem, pattern, self._options["solver"])[0] == "swap"
@@ -430,10 +443,11 @@ class _Search:
             return False
         self._tried[i, j] = other
         pattern, options = self._patterns[i], {**self._options, "n_restarts": 0}
-        start = self._start(i, other)
-        if not start.objective < known.objective * (1 - BETTER):
+        found = self._start(i, other)
+        if not found.objective < known.objective * (1 - BETTER):
             return False
-        found = solve(self.problem, pattern, start=start.coef, **options)
+        if self._bounds or not self._by_swaps(pattern):
+            found = solve(self.problem, pattern, start=found.coef, **options)
         if not found.objective < known.objective * (1 - BETTER):
             return False
         self.solutions[i] = replace(
