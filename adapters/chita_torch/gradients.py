@@ -26,6 +26,8 @@ from .layout import Layout
 LossFunction = Callable[[nn.Module, Tree], Tensor]
 
 CHUNK_BYTES = 2**26  # gradients computed at a time by the batched path
+CHUNK = 32  # and micro-batches at most: their activations are held together
+TRIAL = 8  # micro-batches on which the two methods are timed
 WORKSPACE = 2.0  # memory of a solve, in units of A (A, its chosen columns, factors)
 
 
@@ -128,8 +130,7 @@ def gradient_matrix(
     A = torch.empty((n, len(layout)), dtype=dtype, device=device)
     rows = _Rows(model, loss_fn, layout)
     stream = iter(micro_batches)
-    # At least two micro-batches a call, at most what CHUNK_BYTES holds.
-    chunk = max(2, min(n, CHUNK_BYTES // (4 * max(len(layout), 1)), 128))
+    chunk = max(2, min(CHUNK, CHUNK_BYTES // (4 * len(layout))))
     done = 0
 
     def store(gradients: Tensor) -> None:
@@ -141,7 +142,7 @@ def gradient_matrix(
         on_row(len(gradients))
 
     if method == "auto":
-        method, first = _faster(rows, list(itertools.islice(stream, min(chunk, n))))
+        method, first = _faster(rows, list(itertools.islice(stream, min(TRIAL, n))))
         for block in first:
             store(block)
     compute = rows.batched if method == "batched" else rows.loop
@@ -213,6 +214,7 @@ def _faster(rows: _Rows, batches: list[Tree]) -> tuple[str, list[Tensor]]:
     # Only a failure of the loss itself is the user's: the loop above has shown that
     # it works one micro-batch at a time, so any failure here is a limit of vmap.
     try:
+        list(rows.batched(batches[:2]))  # the first call sets vmap up
         batched_seconds, by_batch = _timed(lambda: list(rows.batched(batches)))
     except Exception:
         return "loop", by_loop + list(rows.loop(batches[2:]))

@@ -102,10 +102,6 @@ def test_a_model_that_vmap_refuses_falls_back_to_the_loop(mlp):
     torch.testing.assert_close(result.A, expected)
 
 
-def test_small_linear_models_are_batched_by_default(mlp):
-    assert matrix(*mlp, n=40).method == "batched"
-
-
 def test_a_loss_that_ignores_a_weight_gives_zero_columns(mlp, method):
     model, batches, _ = mlp
 
