@@ -1,0 +1,105 @@
+"""What the array standard lacks, on every library, against plain NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chita_sklearn.core.arrays import (
+    NotPositiveDefiniteError,
+    cholesky,
+    cholesky_solve,
+    indices,
+    kth_largest,
+    scatter,
+    take_columns,
+    to_host,
+    top_k_mask,
+)
+
+finite = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
+
+
+@given(values=finite, data=st.data())
+def test_the_k_th_largest_is_that_of_a_sort(backend, values, data):
+    k = data.draw(st.integers(1, len(values)))
+    found = kth_largest(backend.to(values), k)
+    assert found.shape == ()
+    assert float(found) == sorted(values, reverse=True)[k - 1]
+
+
+@given(values=finite, data=st.data())
+def test_the_k_largest_are_those_of_a_stable_sort(backend, values, data):
+    k = data.draw(st.integers(0, len(values) + 2))
+    mask = backend.back(top_k_mask(backend.to(values), k))
+    first = sorted(range(len(values)), key=lambda j: (-values[j], j))[:k]
+    assert np.flatnonzero(mask).tolist() == sorted(first)
+
+
+@given(keep=st.lists(st.booleans(), max_size=20))
+def test_scatter_undoes_taking(backend, keep):
+    keep = np.asarray(keep, dtype=bool)
+    values = np.arange(1.0, 1 + keep.sum())
+    index = indices(backend.to(keep) > 0)
+    assert backend.back(index).tolist() == np.flatnonzero(keep).tolist()
+    expected = np.zeros(len(keep))
+    expected[keep] = values
+    out = scatter(len(keep), index, backend.to(values))
+    assert np.array_equal(backend.back(out), expected)
+    assert out.dtype == backend.to(values).dtype
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_columns_are_copies(order):
+    X = np.asarray(np.arange(12.0).reshape(3, 4), order=order)
+    S = np.array([3, 1])
+    taken = take_columns(X, S)
+    assert np.array_equal(taken, X[:, [3, 1]])
+    taken[:] = -1
+    assert X[0, 3] == 3
+
+
+def test_to_host_is_numpy(backend):
+    x = backend.to(np.arange(3.0))
+    assert type(to_host(x)) is np.ndarray
+    assert to_host(x).tolist() == [0, 1, 2]
+
+
+@given(seed=st.integers(0, 1000), size=st.integers(1, 8))
+def test_a_cholesky_factor_solves(backend, seed, size):
+    rng = np.random.default_rng(seed)
+    M = rng.standard_normal((size, size + 3))
+    M = (M @ M.T + 0.1 * np.eye(size)).astype(backend.dtype)
+    B = rng.standard_normal((size, 2))
+    L = cholesky(backend.to(M))
+    eps = np.finfo(backend.dtype).eps
+    host = backend.back(L).astype(float)
+    assert np.allclose(host, np.tril(host), atol=0)
+    assert np.allclose(host @ host.T, M, atol=20 * eps * np.trace(M))
+    for b in (B, B[:, 0]):
+        x = backend.back(cholesky_solve(L, backend.to(b))).astype(float)
+        assert x.shape == b.shape
+        error = np.linalg.norm(M @ x - b)
+        assert error <= 100 * eps * np.linalg.cond(M) * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    "M",
+    [
+        [[-1.0]],
+        [[0.0]],
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[1.0, 1.0], [1.0, 1.0]],
+        [[1e20, 1e5, 0], [1e5, 1e-10, 0], [0, 0, 1]],
+    ],
+    ids=["negative", "zero", "indefinite", "singular", "singular in other units"],
+)
+def test_a_matrix_that_is_not_positive_definite_has_none(backend, M):
+    with pytest.raises(NotPositiveDefiniteError):
+        cholesky(backend.to(np.asarray(M)))
+
+
+def test_units_do_not_make_a_matrix_singular(backend):
+    M = np.diag([1e-18, 1.0, 1e18])
+    L = backend.back(cholesky(backend.to(M))).astype(float)
+    assert np.allclose(np.diag(L) ** 2 / np.diag(M), 1, rtol=1e-5)
