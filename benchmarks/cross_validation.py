@@ -24,14 +24,29 @@ from . import problems
 from .regression import RESULTS, environment, write_json
 
 MAX_K, FOLDS = 15, 5
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-def chita() -> Any:
+def chita(**settings: Any) -> Any:
     """Ours: k and ridge chosen together."""
     from chita_sklearn import ChitaRegressorCV
 
-    return ChitaRegressorCV(range(1, MAX_K + 1), RIDGES, cv=FOLDS)
+    return ChitaRegressorCV(MAX_K, RIDGES, cv=FOLDS, random_state=0, **settings)
+
+
+def chita_no_restarts() -> Any:
+    """Ours without restarts: a quarter of the time."""
+    return chita(n_restarts=0)
+
+
+def chita_one_se() -> Any:
+    """Ours: the fewest features within one standard error of the best."""
+    return chita(selection="one_se")
+
+
+def chita_ebic() -> Any:
+    """Ours: k and ridge by the extended BIC."""
+    return chita(criterion="ebic")
 
 
 def lasso() -> Any:
@@ -64,6 +79,9 @@ def abess_cv() -> Any:
 
 METHODS: dict[str, Callable[[], Any]] = {
     "ChitaRegressorCV": chita,
+    "ChitaRegressorCV; n_restarts=0": chita_no_restarts,
+    "ChitaRegressorCV; one SE": chita_one_se,
+    "ChitaRegressorCV; EBIC": chita_ebic,
     "LassoCV": lasso,
     "OMPCV": omp,
     "abess EBIC": abess_ebic,
@@ -149,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             record = {"method": name, "split": seed} | evaluate(METHODS[name], split)
             found[name, seed] = record
             print(
-                f"split {seed:<3} {name:<18} R2 {record['r2_test']:7.3f}  "
+                f"split {seed:<3} {name:<30} R2 {record['r2_test']:7.3f}  "
                 f"{record['n_nonzero']:>4} features  {record['cpu']:.2f} s",
                 flush=True,
             )

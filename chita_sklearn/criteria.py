@@ -16,7 +16,7 @@ __all__ = ["aic", "bic", "ebic"]
 
 
 def aic(n_samples: float, rss: Any, k: Any) -> Any:
-    r"""Akaike's information criterion of a linear model.
+    r"""Return Akaike's information criterion of a linear model.
 
     .. math::
 
@@ -25,7 +25,7 @@ def aic(n_samples: float, rss: Any, k: Any) -> Any:
     Parameters
     ----------
     n_samples : float
-        n, the number of samples; with sample weights their sum, so that a weight of 2
+        The number of samples, n; with sample weights their sum, so that a weight of 2
         counts as the sample twice. Weights whose sum is not the number of samples
         change what the criterion chooses: scale them first.
 
@@ -50,14 +50,14 @@ def aic(n_samples: float, rss: Any, k: Any) -> Any:
     Examples
     --------
     >>> from chita_sklearn import aic
-    >>> round(aic(100, 50.0, 3), 3)
+    >>> print(round(aic(100, 50.0, 3), 3))
     -63.315
     """
     return _deviance(n_samples, rss) + 2.0 * _number(k, "k")
 
 
 def bic(n_samples: float, rss: Any, k: Any) -> Any:
-    r"""Bayesian information criterion (Schwarz's) of a linear model.
+    r"""Return the Bayesian information criterion (Schwarz's) of a linear model.
 
     .. math::
 
@@ -66,7 +66,7 @@ def bic(n_samples: float, rss: Any, k: Any) -> Any:
     Parameters
     ----------
     n_samples : float
-        n, the number of samples; with sample weights their sum.
+        The number of samples, n; with sample weights their sum.
 
     rss : float or array-like
         The sum of squared residuals, each times its sample weight. 0, a perfect fit,
@@ -89,7 +89,7 @@ def bic(n_samples: float, rss: Any, k: Any) -> Any:
     Examples
     --------
     >>> from chita_sklearn import bic
-    >>> round(bic(100, 50.0, 3), 3)
+    >>> print(round(bic(100, 50.0, 3), 3))
     -55.499
     """
     deviance = _deviance(n_samples, rss)  # checks n_samples before its logarithm
@@ -105,7 +105,7 @@ def ebic(
     gamma: float = 1.0,
     df: Any = None,
 ) -> Any:
-    r"""Extended Bayesian information criterion of a linear model.
+    r"""Return the extended Bayesian information criterion of a linear model.
 
     .. math::
 
@@ -119,7 +119,7 @@ def ebic(
     Parameters
     ----------
     n_samples : float
-        n, the number of samples; with sample weights their sum.
+        The number of samples, n; with sample weights their sum.
 
     rss : float or array-like
         The sum of squared residuals, each times its sample weight. 0, a perfect fit,
@@ -129,7 +129,7 @@ def ebic(
         The number of non-zero coefficients; the intercept is not counted.
 
     n_features : int
-        p, the number of features that were chosen from.
+        The number of features, p, that were chosen from.
 
     gamma : float, default=1.0
         How much to make of the number of models, in [0, 1]; 0 is BIC.
@@ -156,7 +156,7 @@ def ebic(
     Examples
     --------
     >>> from chita_sklearn import ebic
-    >>> round(ebic(100, 50.0, 3, n_features=1000), 3)
+    >>> print(round(ebic(100, 50.0, 3, n_features=1000), 3))
     -17.642
     """
     if not 0 <= gamma <= 1:

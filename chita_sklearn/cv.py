@@ -400,7 +400,7 @@ class ChitaRegressorCV(ChitaRegressor):
             room = int(rows.shape[0]) - bool(self.fit_intercept)
             fitted = _by_criterion(found, ks, ridges, self.criterion, room)
             path = found[ridges.index(fitted["ridge_"])]
-        warn_of(path, stacklevel=5)
+        warn_of(path, stacklevel=4)
         fitted |= _of_path(path, ks.index(fitted["k_"]))
         # Array attributes live where X does; what tables are made of is NumPy's.
         where = {"dtype": float_dtypes(xp, y.device)[0], "device": y.device}
@@ -506,7 +506,7 @@ def _fold(
     X_train, y_train, w_train = (_rows(a, train) for a in (X, y, sample_weight))
     held_out = tuple(_rows(a, test) for a in (X, y, sample_weight))
     for part, weights in (("training", w_train), ("test", held_out[2])):
-        if weights is not None and not bool((weights > 0).any()):
+        if weights is not None and not float(array_namespace(y).max(weights)) > 0:
             msg = (
                 f"The {part} part of fold {number} has no sample with a positive "
                 "weight. Leave samples of weight 0 out, or pass other folds as cv."
@@ -544,8 +544,8 @@ def _scores(
     """Scores of a path's models on data they have not seen, shape (n_ks,)."""
     if scorer is None:
         xp = array_namespace(y)
-        error = X @ path.coefs + path.intercepts - y[:, None]
-        squares = xp.astype(error, xp.float64) ** 2
+        predicted = xp.astype(X @ path.coefs + path.intercepts, xp.float64)
+        squares = (predicted - xp.astype(y, xp.float64)[:, None]) ** 2
         if sample_weight is None:
             return -to_host(xp.mean(squares, axis=0))
         weights = xp.astype(sample_weight, xp.float64)

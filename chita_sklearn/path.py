@@ -42,7 +42,7 @@ class ChitaPath:
     Coefficients, intercepts and supports have the array library and device of X, and
     the first two its dtype; statistics are NumPy arrays.
 
-    Attributes
+    Parameters
     ----------
     ks : ndarray of int, shape (n_ks,)
         Numbers of features, ascending and distinct, at most `n_features`.
@@ -251,7 +251,7 @@ def chita_path(
     >>> path.coefs.shape
     (10, 4)
     >>> path.objectives.round()
-    array([1945., 1608., 1541., 1507.])
+    array([1945., 1603., 1542., 1506.])
     """
     model = ChitaRegressor(
         1,
@@ -286,7 +286,7 @@ def chita_path(
         tol=float(tol),
         seed=resolved_seed(random_state),
     )
-    warn_of(path, stacklevel=3)
+    warn_of(path, stacklevel=2)
     return path
 
 
@@ -361,7 +361,7 @@ def path_of(
     stacked = xp.stack(coefs, axis=1)
     constants = [problem.intercept(coef) for coef in coefs]
     # F is never negative: where it is 0, so is the bound, whoever has looked.
-    bounds = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions])
+    lower = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions])
     return ChitaPath(
         ks=np.asarray(ks, dtype=np.int64),
         ridge=ridge,
@@ -369,9 +369,9 @@ def path_of(
         intercepts=xp.asarray(constants, dtype=problem.dtype, device=problem.device),
         supports=supports,
         objectives=objectives / problem.n,
-        lower_bounds=bounds / problem.n,
+        lower_bounds=lower / problem.n,
         gaps=np.where(
-            objectives == bounds, 0.0, (objectives - bounds) / (objectives + _TINY)
+            objectives == lower, 0.0, (objectives - lower) / (objectives + _TINY)
         ),
         rss=np.asarray([_rss(problem, coef) for coef in coefs]),
         degrees_of_freedom=np.asarray([_df(problem, S) for S in supports]),
