@@ -169,7 +169,8 @@ class PathDisplay:
         ax.set_ylabel("coefficient")
         if len(order):
             title = "feature" if len(order) <= n_labels else "most chosen features"
-            ax.legend(title=title, fontsize="small")
+            beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+            ax.legend(title=title, fontsize="small", **beside)
 
     def _plot_objective(self, ax: Any, kwargs: dict) -> None:
         options = {"color": COLOURS[0], "marker": MARKERS[0], "label": "objective"}
@@ -558,7 +559,7 @@ def _axes(ax: Any, caller: str) -> Any:
             "Run: pip install 'chita-sklearn[plot]'"
         )
         raise ImportError(msg) from error
-    return plt.subplots()[1] if ax is None else ax
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
 def _label_k(ax: Any, ks: np.ndarray) -> None:
