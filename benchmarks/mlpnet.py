@@ -3,6 +3,7 @@
     python -m benchmarks.mlpnet
     python -m benchmarks.mlpnet --modes "one stage" --sparsities 0.9,0.98 --seeds 0
     python -m benchmarks.mlpnet --gradients       # batched gradients and the loop
+    python -m benchmarks.mlpnet --table docs/benchmarks_mlpnet.md
 
 784-40-20-10, no biases, 32,360 weights, the authors' checkpoint (93.97 % on the test
 images). Everything is chosen on training images: 10 % of them are held back by `prune`
@@ -186,11 +187,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="repeat recorded runs")
-    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument("--table", type=Path, help="write the table, run nothing")
     parser.add_argument("--gradients", action="store_true", help="compare methods")
     options = parser.parse_args(argv)
     if options.table:
-        print(table(recorded("mlpnet")))
+        options.table.write_text(table(recorded("mlpnet")) + "\n")
         return 0
     folder = data_folder("mlpnet", options.data)
     if folder is None:

@@ -4,6 +4,7 @@
     python -m benchmarks.resnet20 --modes one --sparsities 0.8 --threads 2
     python -m benchmarks.resnet20 --finetune      # gradual against one-shot, trained
     python -m benchmarks.resnet20 --gradients     # batched gradients and the loop
+    python -m benchmarks.resnet20 --table docs/benchmarks_resnet20.md
 
 4,000 training images to prune with, 10 % of them held back by `prune` to choose ridge,
 first-order term, steps and BatchNorm recalibration; 1,000 test images (one is 0.1 %),
@@ -275,12 +276,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="repeat recorded runs")
-    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument("--table", type=Path, help="write the table, run nothing")
     parser.add_argument("--finetune", action="store_true", help="train while pruned")
     parser.add_argument("--gradients", action="store_true", help="compare methods")
     options = parser.parse_args(argv)
     if options.table:
-        print(table(recorded("resnet20")))
+        options.table.write_text(table(recorded("resnet20")) + "\n")
         return 0
     folder = data_folder("resnet20", options.data)
     if folder is None:

@@ -164,7 +164,7 @@ def run_stage(
     # nothing to the model of the loss, and is the first to go.
     prior = torch.where(live, w_bar, 0.0)
     mean_curvature = float(curvature.sum()) / n / max(int(live.sum()), 1)
-    model = _Model(A, prior, _blocks(layout, setting.block_size))
+    model = LossModel(A, prior, _blocks(layout, setting.block_size))
     trials: list[Trial] = []
     best: tuple[Trial, Solution, Tensor, Tensor] | None = None
 
@@ -245,18 +245,18 @@ def _steps(*, halve: bool) -> Iterator[float]:
             yield 0.5**exponent
 
 
-class _Model:
+class LossModel:
     """The quadratic model of the loss around w_bar, for any ridge and c.
 
     One problem, or one per block; all share A and what a solve keeps of A A'.
     """
 
     def __init__(self, A: Tensor, prior: Tensor, blocks: list[slice]) -> None:
-        self._centres = [A[:, block] @ prior[block] for block in blocks]
+        parts = [(A[:, block], prior[block]) for block in blocks]
+        self._centres = [A_block @ w for A_block, w in parts]  # A w_bar
         self._problems = [
-            LeastSquares(A[:, block], centre, prior=w)
-            for block, centre in zip(blocks, self._centres, strict=True)
-            for w in [prior[block]]
+            LeastSquares(A_block, b, prior=w)
+            for (A_block, w), b in zip(parts, self._centres, strict=True)
         ]
 
     def problem(self, ridge: float, c: float) -> Any:

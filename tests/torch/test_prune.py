@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from chita_torch import prune, schedule_fractions  # noqa: E402
 from chita_torch.layout import Layout, select  # noqa: E402
+from chita_torch.stage import LossModel  # noqa: E402
 from chita_torch.state import mean_loss  # noqa: E402
 
 QUICK = {
@@ -158,6 +159,16 @@ def test_blocks_share_one_budget(mlp):
     model, batches, loss_fn = mlp
     report = prune(model, batches, loss_fn, sparsity=0.7, block_size=50, **QUICK)
     assert report.n_kept == 224 - zeros(model) == round(0.3 * 224)
+
+
+def test_blocks_share_the_first_order_term_out():
+    torch.manual_seed(0)
+    A, prior = torch.randn(6, 10), torch.randn(10)
+    whole = LossModel(A, prior, [slice(0, 10)]).problem(0.1, 0.5)
+    blocks = LossModel(A, prior, [slice(0, 4), slice(4, 10)]).problem(0.1, 0.5)
+    b = sum(problem.b for problem in blocks.problems)
+    torch.testing.assert_close(b, whole.b)
+    torch.testing.assert_close(whole.b, (A @ prior - 0.5).double())
 
 
 def test_report_agrees_with_a_hand_count(mlp):
