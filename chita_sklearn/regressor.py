@@ -94,8 +94,7 @@ class ChitaRegressor(
         unique and keeps it finite on duplicated columns. The penalty acts on the
         coefficients as they are: scale the columns of X to compare them fairly.
 
-    coef_prior : array-like of shape (n_features,) or (n_targets, n_features) \
-            or None, default=None
+    coef_prior : array-like of shape ([n_targets,] n_features) or None, default=None
         Centre of the ridge term: the coefficients that the data have to argue
         against. None is zero. A single row serves all targets.
 
