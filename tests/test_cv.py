@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpydoc.validate import validate
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import DataConversionWarning
 from sklearn.metrics import make_scorer, mean_absolute_error
 from sklearn.model_selection import GroupKFold, KFold, cross_val_score
@@ -516,6 +517,44 @@ def test_a_score_that_is_nan_is_not_chosen(data):
     model = ChitaRegressorCV(3, 0.1, cv=2, scoring=scorer).fit(X, y)
     assert model.k_ == 2
     assert model.cv_results_["rank_test_score"].tolist() == [2, 1, 2]
+
+
+class Recorder:
+    """Counts the hooks of a callback."""
+
+    def __init__(self):
+        self.events = []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context):
+        self.events.append(f"end {context.task_name}")
+
+
+@pytest.mark.parametrize(("criterion", "parts"), [("cv", 3), ("bic", 2)])
+def test_callbacks_see_each_fold_and_are_torn_down(data, criterion, parts):
+    recorder = Recorder()
+    model = ChitaRegressorCV(**CHEAP, criterion=criterion).set_callbacks(recorder)
+    model.fit(*data)
+    part = ["begin part", "end part"] * parts
+    assert recorder.events == ["setup", "begin fit", *part, "end fit", "teardown"]
+
+
+def test_scikit_learns_own_callbacks(data, capsys):
+    X, y = data
+    monitor = ScoringMonitor(scoring="r2")
+    model = ChitaRegressorCV(**CHEAP).set_callbacks(monitor, ProgressBar()).fit(X, y)
+    log = monitor.get_logs()
+    rows = log.data if hasattr(log, "data") else log[0].data
+    assert rows[-1]["r2"] == pytest.approx(model.score(X, y))
+    assert "ChitaRegressorCV" in capsys.readouterr().out
 
 
 def test_riboflavin_like_data():
