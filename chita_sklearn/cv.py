@@ -199,7 +199,8 @@ class ChitaRegressorCV(ChitaRegressor):
     **Criteria.** A criterion counts coefficients and takes no account of the search
     among features ("ebic" takes the number of models into account), and trusts the
     residual on the training data. Pairs with as many non-zeros as there are samples
-    fit anything, and are not considered.
+    fit anything, and are not considered. Where there are far more features than
+    samples, a thorough search finds supports that fit by chance; folds notice.
 
     **Weights.** `sample_weight` enters each fit and each fold's mean squared error;
     the mean over the folds is not weighted. With `scoring`, it is passed to the scorer;

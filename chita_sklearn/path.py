@@ -238,7 +238,9 @@ def chita_path(
     -----
     Costs a single fit for each k, and two descents by swaps for each pair of neighbours
     and sweep; few sweeps are needed. A bound for more features bounds those with fewer,
-    and is passed on.
+    and is passed on. Where there are too many non-zeros for swaps (more than 500), the
+    n x n Gram matrices are passed on as well: a solution can then differ from a single
+    fit's by what rounding makes of it, within `tol`.
 
     Examples
     --------

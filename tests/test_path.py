@@ -151,6 +151,20 @@ def test_other_solvers_are_passed_on_and_not_worse_than_alone(solver):
         assert f"plan {solver}" in " ".join(path.histories[t])
 
 
+def test_too_many_nonzeros_for_swaps():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 900))
+    y = X[:, :30].sum(1) + rng.standard_normal(50)
+    path = chita_path(X, y, [501, 600, 800], ridge=0.05)
+    assert np.all(np.diff(path.objectives) <= 0)
+    assert np.all(np.diff(path.lower_bounds) <= 0)
+    for t, k in enumerate(path.ks):
+        model = ChitaRegressor(int(k), 0.05).fit(X, y)
+        assert path.objectives[t] <= model.objective_ * (1 + 1e-4)
+        assert path.gaps[t] < 1e-2
+        assert "plan dual" in path.histories[t][0]
+
+
 def test_defaults_are_those_of_the_estimator():
     ours = inspect.signature(chita_path).parameters
     theirs = inspect.signature(ChitaRegressor.__init__).parameters
