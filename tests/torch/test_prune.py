@@ -266,6 +266,27 @@ def test_dead_weights_go_first():
     assert int((model.weight != 0).sum()) == 14
 
 
+def test_tied_weights_are_pruned_once_and_stay_tied():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    model[2].weight = model[0].weight
+
+    def loss_fn(model, x):
+        return (model(x) - x.flip(1)).square().mean()
+
+    batches = list(torch.randn(80, 6).split(8))
+    report = prune(model, batches, loss_fn, sparsity=0.5, **FIXED)
+    assert [layer.name for layer in report.layers] == ["0.weight"]
+    assert model[2].weight is model[0].weight
+    assert report.n_kept == int((model[0].weight != 0).sum()) == 18
+
+
+def test_ridge_zero_is_allowed(mlp):
+    report = prune(*mlp, sparsity=0.5, **{**FIXED, "ridge": 0.0})
+    assert report.stages[0].solver == "dense"
+    assert report.n_kept == 112
+
+
 def test_a_layer_that_the_loss_ignores_warns(mlp):
     model, batches, _ = mlp
 
