@@ -295,7 +295,7 @@ def chita_path(
 def resolved_ks(ks: Any, n_features: int) -> list[int]:
     """Return `ks` as distinct numbers of features, ascending, at most all of them."""
     remedy = "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each."
-    given = range(1, int(ks) + 1) if _is_count(ks) else ks
+    given = range(1, min(int(ks), n_features) + 1) if _is_count(ks) else ks
     if np.ndim(given) != 1 or isinstance(given, str) or not len(given):
         msg = f"ks must be an int in [1, inf) or a list of them. Got {ks!r} instead. "
         raise ValueError(msg + remedy)
@@ -398,6 +398,10 @@ class _Search:
         self.problem, self.ks, self._options = problem, ks, options
         self._bounds = bounds
         self._patterns = [Cardinality(k) for k in ks]
+        self._by_swaps = [
+            choose(problem, pattern, options["solver"])[0] == "swap"
+            for pattern in self._patterns
+        ]
         zero = problem.zeros(problem.p)
         self._slack = ROUNDING * (
             0.5 * float(problem.b @ problem.b) + problem.penalty(zero)
@@ -405,13 +409,13 @@ class _Search:
         if problem.dtype != problem.xp.float64:  # the coefficients are rounded to it
             self._slack *= float(problem.xp.finfo(problem.dtype).eps) / ROUNDING
         self._correlation = problem.correlation()
-        self.solutions = [self._alone(pattern) for pattern in self._patterns]
+        self.solutions = [self._alone(i) for i in range(len(ks))]
         self._tried: dict[tuple[int, int], Solution] = {}
 
-    def _alone(self, pattern: Cardinality) -> Solution:
-        """Solve for one k, as a single fit would."""
-        problem, options = self.problem, self._options
-        if not self._by_swaps(pattern):
+    def _alone(self, i: int) -> Solution:
+        """Solve for the i-th k, as a single fit would."""
+        problem, pattern, options = self.problem, self._patterns[i], self._options
+        if not self._by_swaps[i]:
             return solve(problem, pattern, **options)
         if self._bounds:
             # Without the Gram matrices that other k left behind: they save little
@@ -425,9 +429,6 @@ class _Search:
             restarts = Restarts(count, np.random.default_rng(options["random_state"]))
             found = swaps(problem, pattern, found, max_iter=limit, search=restarts)
         return found
-
-    def _by_swaps(self, pattern: Cardinality) -> bool:
-        return choose(self.problem, pattern, self._options["solver"])[0] == "swap"
 
     def sweep(self, limit: int) -> None:
         """Go up and down along k until no neighbour helps any more."""
@@ -448,7 +449,7 @@ class _Search:
         found = self._start(i, other)
         if not found.objective < known.objective * (1 - BETTER):
             return False
-        if self._bounds or not self._by_swaps(pattern):
+        if self._bounds or not self._by_swaps[i]:
             found = solve(self.problem, pattern, start=found.coef, **options)
         if not found.objective < known.objective * (1 - BETTER):
             return False
@@ -462,14 +463,13 @@ class _Search:
 
     def _start(self, i: int, other: Solution) -> Solution:
         """Bring another k's solution to this k: one in or out at a time, then swaps."""
-        problem, k = self.problem, self.ks[i]
-        pattern = self._patterns[i]
-        if not self._by_swaps(pattern):
+        problem, pattern, k = self.problem, self._patterns[i], self.ks[i]
+        if not self._by_swaps[i]:
             # Others than swaps cut or fill the support by themselves.
             return replace(other, objective=-math.inf)
         S = to_host(indices(other.support))
         if len(S) > k:
-            W = WorkingSet(problem, Cardinality(k), S, self._correlation)
+            W = WorkingSet(problem, pattern, S, self._correlation)
             S = S[W.backward(np.arange(len(S)), k)]
         xp = problem.xp
         ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
