@@ -456,6 +456,25 @@ def test_on_torch_and_back_to_the_host(data):
     assert_allclose(host.predict(X), reference.predict(X))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_gpu_equals_numpy(data, library):
+    xp = pytest.importorskip(library)
+    options = {"device": "cuda"} if library == "torch" else {}
+    X, y = data
+    reference = ChitaRegressorCV(**CHEAP, random_state=0).fit(X, y)
+    with config_context(array_api_dispatch=True):
+        there = xp.asarray(X, **options)
+        model = ChitaRegressorCV(**CHEAP, random_state=0).fit(there, y)
+        for name in ("coef_", "support_", "score_path_"):
+            assert type(getattr(model, name)) is type(there)
+        path = chita_path(there, y, 3, ridge=model.ridge_, random_state=0)
+    host = model.to_numpy()
+    assert_allclose(host.score_path_, reference.score_path_, rtol=1e-9)
+    assert_allclose(host.coef_, reference.coef_, rtol=1e-9)
+    assert_allclose(path.to_numpy().coefs, host.path_.coefs, rtol=1e-9)
+
+
 def test_splits_by_masks(data):
     X, y = data
     mask = np.arange(60) % 2 == 0
