@@ -1,0 +1,379 @@
+"""The documentation says what the source does: messages, snippets, tables, pages."""
+
+import ast
+import re
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PLACEHOLDER = "…"
+# Raised and caught inside the package, or by Python's own import machinery.
+INTERNAL = {"chita_sklearn/core/arrays.py", "chita_sklearn/__init__.py"}
+
+pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="docs are not here")
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+
+
+# --- Messages: source, page, reality --------------------------------------------------
+
+
+def template(node):
+    """Return a string literal with its values replaced, None for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = node.values
+        return "".join(
+            p.value if isinstance(p, ast.Constant) else PLACEHOLDER for p in parts
+        )
+    return None
+
+
+def messages_of_the_source():
+    from chita_sklearn.core import Status
+
+    found = {Status.MAX_ITER.value, Status.NOT_UNIQUE.value}
+    files = [*(ROOT / "chita_sklearn").rglob("*.py")]
+    files += (ROOT / "adapters" / "chita_torch").glob("*.py")
+    for path in files:
+        if path.relative_to(ROOT).as_posix() in INTERNAL or "tests" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                text = template(node.value)
+                if node.targets[0].id == "msg" and text:
+                    found.add(text.strip())
+    return {text for text in found if text.strip(PLACEHOLDER + " ")}
+
+
+def messages_of_the_page():
+    text = (DOCS / "troubleshooting.rst").read_text(encoding="utf-8")
+    return re.findall(r"^``(.+)``$", text, re.MULTILINE)
+
+
+def test_every_message_of_the_source_is_on_the_page():
+    assert sorted(messages_of_the_source() - set(messages_of_the_page())) == []
+
+
+def test_every_message_on_the_page_is_in_the_source():
+    assert sorted(set(messages_of_the_page()) - messages_of_the_source()) == []
+
+
+def test_no_message_is_listed_twice():
+    listed = messages_of_the_page()
+    assert len(listed) == len(set(listed))
+
+
+X = np.random.default_rng(0).standard_normal((20, 6))
+Y = X[:, 0] + 0.1 * X[:, 1]
+
+
+class _OnDevice:
+    """What an array in GPU memory looks like from outside."""
+
+    shape = (20, 6)
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **_):
+        raise BufferError
+
+
+def _regression():
+    """Calls that provoke each message of `chita_sklearn`."""
+    from sklearn.metrics import make_scorer
+
+    from chita_sklearn import (
+        ChitaRegressor,
+        ChitaRegressorCV,
+        PathDisplay,
+        aic,
+        bic,
+        chita_path,
+        ebic,
+    )
+    from chita_sklearn.core import (
+        BlockLeastSquares,
+        Cardinality,
+        LeastSquares,
+        WithFloor,
+        solve,
+    )
+    from chita_sklearn.core.backsolve import backsolver
+
+    def fit(X=X, y=Y, sample_weight=None, **options):
+        return ChitaRegressor(2, **options).fit(X, y, sample_weight)
+
+    def cv(sample_weight=None, ks=2, **options):
+        return ChitaRegressorCV(ks, **options).fit(X, Y, sample_weight)
+
+    twice = np.hstack([X, X])
+    rng = np.random.default_rng(1)
+    wide = rng.standard_normal((40, 60))
+    first_half = np.arange(20) < 10
+    halves = [(np.arange(10), np.arange(10, 20)), (np.arange(10, 20), np.arange(10))]
+    problem = LeastSquares(X, Y, ridge=1.0)
+    blocks = BlockLeastSquares([problem, problem])
+    fitted = fit()
+
+    def elsewhere():
+        from array_api_strict import asarray
+
+        fitted.coef_ = asarray(np.ones(6))
+        fitted.predict(X)
+
+    def without_matplotlib():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
+            PathDisplay.from_path(chita_path(X, Y, 2)).plot()
+
+    return [
+        lambda: fit(X=wide, y=wide @ rng.standard_normal(60), ridge=0.0, max_iter=1),
+        lambda: ChitaRegressor(10, 0.0, max_iter=1, solver="iht").fit(
+            wide, wide @ rng.standard_normal(60)
+        ),
+        lambda: ChitaRegressor(8, 0.0).fit(twice, Y),
+        lambda: fit(y=scipy.sparse.csr_array(Y[:, None])),
+        lambda: fit(sample_weight=-np.ones(20)),
+        lambda: fit(sample_weight=np.zeros(20)),
+        lambda: fit(coef_prior=[1.0]),
+        lambda: fit(coef_prior=[np.nan] * 6),
+        lambda: fit(X=X * 1e200, y=Y * 1e200),
+        lambda: chita_path(X * 1e200, Y * 1e200, 2),
+        lambda: fit(solver="dual", ridge=0.0, X=wide[:20]),
+        lambda: chita_path(X, Y, []),
+        lambda: chita_path(X, Y, [0]),
+        lambda: cv(ridges=[-1.0]),
+        lambda: cv(ridges=[]),
+        lambda: cv(criterion="bic", selection="one_se"),
+        lambda: cv(sample_weight=first_half.astype(float), cv=halves),
+        lambda: cv(scoring=make_scorer(lambda *_: np.nan)),
+        lambda: ebic(10, 1.0, 1, n_features=5, gamma=2),
+        lambda: ebic(10, 1.0, 9, n_features=5),
+        lambda: bic(0, 1.0, 1),
+        lambda: aic(10, -1.0, 1),
+        lambda: PathDisplay.from_path(chita_path(X, Y, 2)).plot(kind="neither"),
+        lambda: PathDisplay.from_estimator(fit()),
+        without_matplotlib,
+        lambda: fit(X=_OnDevice()),
+        elsewhere,
+        lambda: solve(problem, Cardinality(2), solver="magic"),
+        lambda: solve(blocks, Cardinality(2), solver="swap"),
+        lambda: BlockLeastSquares([]),
+        lambda: BlockLeastSquares([problem, LeastSquares(X, Y)]),
+        lambda: WithFloor(1, [0, 0, 1, 1], [1, 1]),
+        lambda: backsolver(None),
+    ]
+
+
+def _pruning():
+    """Calls that provoke each message of `chita_torch`."""
+    import torch
+    from torch import nn
+
+    from chita_torch import GradualPruner, gradients, keep_pruned, prune
+
+    torch.manual_seed(0)
+    data = torch.randn(64, 8)
+    batches = list(data.split(8))
+
+    def net():
+        return nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def loss(model, batch):
+        return (model(batch) - batch[:, :2]).square().mean()
+
+    def run(model=None, data=batches, loss=loss, **options):
+        given = {"sparsity", "density", "pattern", "scope"} & set(options)
+        options = {
+            **({} if given else {"sparsity": 0.5}),
+            "samples_per_gradient": 2,
+            "random_state": 0,
+            "progress": False,
+            **options,
+        }
+        return prune(net() if model is None else model, data, loss, **options)
+
+    def optimizer(model):
+        return torch.optim.SGD(model.parameters(), lr=0.1)
+
+    class Extra(nn.Module):
+        def __init__(self, extra):
+            super().__init__()
+            self.layer, self.extra = nn.Linear(8, 2), extra
+
+        def forward(self, x):
+            return self.layer(x)
+
+    def parameter(values):
+        return nn.Parameter(values, requires_grad=False)
+
+    class Moving:
+        def __iter__(self):
+            return iter(torch.randn(64, 8, generator=self.source).split(8))
+
+        source = torch.Generator()
+
+    def overflow(model, batch):
+        return (model(batch) * 1e30).square().mean()
+
+    def only_after(model, batch):
+        # Finite for the model as given alone.
+        value = loss(model, batch)
+        zeros = sum(int((p == 0).sum()) for p in model.parameters())
+        return value * (float("nan") if zeros else 1.0)
+
+    def no_memory():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gradients, "available_bytes", lambda device: 1000)
+            run()
+
+    model = net()
+    return [
+        lambda: run(Extra(nn.Linear(3, 3))),
+        lambda: prune(net(), batches, loss, progress=False),
+        lambda: run(sparsity=0.5, density=0.5),
+        lambda: run(sparsity=1.0),
+        lambda: run(pattern="4:2"),
+        lambda: run(pattern="2:4", sparsity=0.5),
+        lambda: run(scope="all"),
+        lambda: run(scope={"0": 0.5}, exclude="0"),
+        lambda: run(scope="layer", sparsity=0.5, min_density=0.1),
+        lambda: run(sparsity=0.9, min_density=0.2),
+        lambda: run(include="nothing"),
+        lambda: run(include=[1]),
+        lambda: run(nn.LayerNorm(8)),
+        lambda: run(nn.Sequential(nn.LazyLinear(2))),
+        lambda: run(Extra(parameter(torch.ones(3).long())), include="*extra"),
+        lambda: run(
+            Extra(parameter(torch.ones(3).long())), include=lambda n, p: n == "extra"
+        ),
+        lambda: run(Extra(parameter(torch.tensor(1.0))), include=lambda n, p: True),
+        lambda: run(schedule="square"),
+        lambda: run(schedule=lambda t, stages: 0.5),
+        lambda: run(stages=0),
+        lambda: run(first_order="never"),
+        lambda: run(ridge=-1.0),
+        lambda: run(calibration=0),
+        lambda: run(data=iter(batches)),
+        lambda: run(data=[]),
+        lambda: run(data=Moving()),
+        lambda: run(samples_per_gradient=16),
+        lambda: run(data=batches[:1]),
+        lambda: run(data=["text"]),
+        lambda: run(data=[(torch.ones(8, 8), torch.ones(7))] * 3),
+        lambda: run(loss=lambda model, batch: model(batch).sum().item()),
+        lambda: run(
+            data=[*batches[:-1], batches[0] * float("nan")],
+            calibration=0,
+            ridge=1.0,
+            first_order=True,
+        ),
+        lambda: run(loss=overflow),
+        lambda: run(loss=only_after),
+        no_memory,
+        lambda: keep_pruned(model, "SGD"),
+        lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),
+        lambda: GradualPruner(model, optimizer(model), batches, loss, at=[]),
+    ]
+
+
+def _said(calls):
+    """What the calls warn of and fail with."""
+    texts = []
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                call()
+            except Exception as error:
+                texts.append(str(error))
+        texts += [str(warning.message) for warning in caught]
+    return texts
+
+
+@pytest.fixture(scope="module")
+def said():
+    texts = _said(_regression())
+    if find_spec("torch") is not None:
+        texts += _said(_pruning())
+    return texts
+
+
+@needs_torch
+@pytest.mark.parametrize("message", messages_of_the_page())
+def test_every_message_on_the_page_can_be_provoked(said, message):
+    pattern = re.escape(message).replace(re.escape(PLACEHOLDER), ".*")
+    assert any(re.search(pattern, text, re.DOTALL) for text in said)
+
+
+# --- Snippets, tables, files ----------------------------------------------------------
+
+
+def snippets():
+    text = (DOCS / "quick_start.rst").read_text(encoding="utf-8")
+    block = re.compile(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+    for match in block.finditer(text):
+        code = re.sub(r"^   ", "", match.group(1), flags=re.MULTILINE)
+        line = text.count("\n", 0, match.start()) + 3
+        yield pytest.param(line, code, id=f"line-{line}")
+
+
+@pytest.mark.parametrize(("line", "code"), list(snippets()))
+def test_quick_start_runs(line, code):
+    if "torch" in code and find_spec("torch") is None:
+        pytest.skip("needs torch")
+    source = "\n" * (line - 1) + code
+    exec(compile(source, "docs/quick_start.rst", "exec"), {"__name__": "__main__"})
+
+
+def test_the_pattern_of_the_contributors_guide_works():
+    from array_api_compat import array_namespace, device
+
+    from chita_sklearn.core import LeastSquares, Pattern, solve
+    from chita_sklearn.core.arrays import top_k_mask
+
+    text = (DOCS / "contributing.rst").read_text(encoding="utf-8")
+    code = re.search(r"   class EveryOther.*?\n\nThe bound", text, re.DOTALL).group()
+    names = {
+        "np": np,
+        "Pattern": Pattern,
+        "array_namespace": array_namespace,
+        "device": device,
+        "top_k_mask": top_k_mask,
+    }
+    exec(re.sub(r"^   ", "", code.removesuffix("The bound"), flags=re.M), names)
+    for solver in ("swap", "dual", "iht"):
+        problem = LeastSquares(X, Y + X[:, 2], ridge=1e-3)
+        solution = solve(problem, names["EveryOther"](2, 6), solver=solver)
+        assert np.flatnonzero(solution.coef).tolist() == [0, 2]
+
+
+def test_every_table_of_the_benchmarks_is_on_the_page():
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\{measured\} (\w+)", page))
+    shown |= {"mlpnet", "resnet20"}  # parts of "pruning"
+    written = {p.stem.removeprefix("benchmarks_") for p in DOCS.glob("benchmarks_*.md")}
+    assert written - shown == set()
+
+
+def test_every_file_that_the_pages_name_exists():
+    folders = ["", "chita_sklearn", "chita_sklearn/core", "adapters", "benchmarks"]
+    folders += ["adapters/chita_torch", "docs", "tests"]
+    for page in (*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")):
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"``([\w/]+\.py)``", text):
+            assert any((ROOT / folder / name).exists() for folder in folders), name
+
+
+def test_examples_do_not_reach_for_the_network():
+    for path in (ROOT / "examples").glob("plot_*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"fetch_|urllib|requests|http://|https://", text), path
