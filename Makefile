@@ -42,7 +42,8 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.regression $(BENCH_FLAGS)
 
 docs: $(VENV)/.ready-docs
-	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+	SCIPY_ARRAY_API=1 $(BIN)/python -m sphinx -W --keep-going -j 1 docs docs/_build/html
+	@printf '\nPages: docs/_build/html/index.html\n'
 
 # The environment stays: it is remade when its inputs change.
 clean:
