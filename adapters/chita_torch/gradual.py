@@ -181,7 +181,9 @@ class GradualPruner:
         The model in training.
     optimizer : torch.optim.Optimizer
         Its optimizer.
-    batches, loss_fn
+    batches : iterable of batches
+        As in `prune`.
+    loss_fn : callable
         As in `prune`.
     at : iterable of int
         Numbers of the calls of `step`, from 1, at which to prune; 0 prunes at once.

@@ -248,6 +248,7 @@ class PruningReport:
         Returns
         -------
         pair of matplotlib Axes
+            The axes drawn on.
         """
         if axes is None:
             import matplotlib.pyplot as plt
