@@ -7,8 +7,8 @@ For each library:
 
 - parity with NumPy on the instance of `benchmarks.large` at ``--parity`` columns, in
   float64 and float32;
-- the solve at ``--p`` columns: seconds, memory above A, one product ``A @ A.T``, and the
-  time over the bandwidth floor: the bytes of A once, over the bandwidth of a copy
+- the solve at ``--p`` columns: seconds, memory above A, one product ``A @ A.T``, and
+  the time over the bandwidth floor: the bytes of A once, over the bandwidth of a copy
   measured on the device (read and write). The objective and the time of two cores are
   those that `benchmarks.large` recorded for the same size, where it did;
 - how many numbers the host asks for a step (each stalls the device);
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import sys
 import time
@@ -272,7 +273,7 @@ def network(kind: str, seed: int = 0) -> dict:
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for width, after in zip(MLP, MLP[1:], strict=False):
+    for width, after in itertools.pairwise(MLP):
         layers += [nn.Linear(width, after, bias=False), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     x = torch.randn(4000, MLP[0], generator=generator)
@@ -332,8 +333,9 @@ def report(records: list[dict]) -> list[tuple[bool, str]]:
             )
         elif r["what"] == "large":
             text = (
-                f"{r['library']} on {r['device']}, p = {r['p']:,}: {r['seconds']:.3g} s "
-                f"(first {r['first']:.3g} s), {r['seconds'] / r['product']:.2f} products "
+                f"{r['library']} on {r['device']}, p = {r['p']:,}: "
+                f"{r['seconds']:.3g} s (first {r['first']:.3g} s), "
+                f"{r['seconds'] / r['product']:.2f} products "
                 f"A A', {r['over_floor']:.1f} x the floor at "
                 f"{r['bandwidth'] / 1e9:.0f} GB/s, {r['passes']:.1f} passes over A, "
                 f"{r['scalars'] / r['steps']:.0f} scalars asked for a step, gap "
@@ -344,7 +346,8 @@ def report(records: list[dict]) -> list[tuple[bool, str]]:
             kept = True
             if "speed_up" in r:
                 text += (
-                    f"; {r['speed_up']:.1f} times as fast as {r['host_threads']} core(s) "
+                    f"; {r['speed_up']:.1f} times as fast as {r['host_threads']} "
+                    "core(s) "
                     f"(50 asked for), objective within {r['relative']:.1e} of theirs"
                 )
                 kept = r["device"] == "host" or r["speed_up"] >= 50
@@ -380,8 +383,8 @@ def main(argv: list[str] | None = None) -> int:
     if not devices:
         print(
             "No GPU is at hand. On a machine with one: pip install "
-            "chita-sklearn[torch,cuda12] (or cuda13). Here, --device cpu --p 42000 runs "
-            "the same lines on torch in host memory."
+            "chita-sklearn[torch,cuda12] (or cuda13). Here, --device cpu "
+            "--p 42000 runs the same lines on torch in host memory."
         )
         return 2
     records: list[dict] = []
