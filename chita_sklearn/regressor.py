@@ -115,7 +115,7 @@ class ChitaRegressor(
           line search on an active set, then the least-squares refit.
         - "dense" keeps the largest of the ridge regression on all features, refitted.
 
-    n_restarts : int, default=20
+    n_restarts : int, default=10
         How many times the best support that "swap" finds is perturbed and improved
         again. More is slower and never worse.
 
@@ -255,7 +255,7 @@ class ChitaRegressor(
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         solver: str = "auto",
-        n_restarts: int = 20,
+        n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
         warm_start: bool = False,

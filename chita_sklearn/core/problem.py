@@ -386,12 +386,13 @@ class LeastSquares(Quadratic):
         moment = None if self.prior is None else self.zeros(self.n_rows)
         step = max(GRAM_BLOCK // max(self.n_rows, 1), 1)
         for j in range(0, S.shape[0], step):
-            block = right = self.columns(S[j : j + step], rough)
+            here = slice(j, min(j + step, S.shape[0]))
+            block = right = self.columns(S[here], rough)
             if scale is not None:
-                right = block * xp.astype(scale[j : j + step], block.dtype, copy=False)
+                right = block * xp.astype(scale[here], block.dtype, copy=False)
             G += xp.astype(right @ xp.matrix_transpose(block), xp.float64, copy=False)
             if moment is not None:
-                prior = xp.take(self.prior, S[j : j + step])
+                prior = xp.take(self.prior, S[here])
                 prior = xp.astype(prior, block.dtype, copy=False)
                 moment += xp.astype(right @ prior, xp.float64, copy=False)
         return G, moment

@@ -35,7 +35,7 @@ def solve(
     *,
     solver: str = "auto",
     start: Array | None = None,
-    n_restarts: int = 20,
+    n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-3,
     random_state: int | np.random.Generator | None = None,
@@ -62,9 +62,9 @@ def solve(
           "iht".
     start : array of shape (p,) or None, default=None
         Coefficients to start from; cut to the pattern if they do not fit.
-    n_restarts : int, default=20
-        Perturbations of the best support in the plan "swap"; 0 for none. They end
-        early when the gap is within `tol`.
+    n_restarts : int, default=10
+        The plan "swap" ends after this many perturbations of the best support in a
+        row without improvement; 0 for none. Not begun when the gap is within `tol`.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3

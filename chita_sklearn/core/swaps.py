@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
+from threadpoolctl import ThreadpoolController
 
 from .arrays import (
     Array,
@@ -46,7 +47,7 @@ from .starts import metric
 OVERSHOOT = 4  # forward selection goes on to k + k / OVERSHOOT, then drops the excess
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
-TINY = np.finfo(np.float64).tiny
+TINY, EPS = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
 GAIN = 1e-10  # share of the explained part of n F that a swap must gain
 NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
 
@@ -216,6 +217,19 @@ class WorkingSet:
         return gain
 
 
+@cache
+def _threadpools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> Any:
+    """Context for the search on a working set: its products are too small to share.
+
+    Waking threads for each costs many times the product on a busy machine.
+    """
+    return _threadpools().limit(limits=1, user_api="blas")
+
+
 def swap_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
     """Gain of n F for every swap of an i in S for a j in O, shape (|O|, |S|).
 
@@ -243,8 +257,11 @@ def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> A
 def factor(M: np.ndarray) -> np.ndarray:
     """Lower Cholesky factor of a small symmetric matrix, damped where singular."""
     L, info = dpotrf(M, lower=True)
+    # A pivot lost in rounding passes as positive now and then, and solves nothing.
+    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * M.diagonal()))
     damping = 1e-12
-    while info:
+    while info or lost:
+        lost = False
         diagonal = M.diagonal()
         extra = damping * np.where(diagonal > 0, diagonal, 1.0)
         L, info = dpotrf(M + np.diag(extra), lower=True)
@@ -312,8 +329,9 @@ def swaps(
         W = WorkingSet(problem, pattern, members, g)
         # What a forward step took too early, a backward step can still drop.
         most = k if not W._free else min(k + k // OVERSHOOT + 1, problem.n_rows - 1)
-        S = W.forward(np.empty(0, dtype=np.intp), max(k, most))
-        S = members[W.backward(S, k)]
+        with one_blas_thread():
+            S = W.forward(np.empty(0, dtype=np.intp), max(k, most))
+            S = members[W.backward(S, k)]
     else:
         S, W = to_host(indices(solution.support)), None
     stopped = False
@@ -336,11 +354,12 @@ def swaps(
                 break
             W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
         S_W = np.searchsorted(W.members, S)
-        local, n = W.improve(S_W, max_swaps=20 * k + 100)
-        n_swaps += n
-        stopped = stop(W.members[local])
-        if search is not None and not stopped:
-            local = search(W, local, partial(_ask, stop, W.members))
+        with one_blas_thread():
+            local, n = W.improve(S_W, max_swaps=20 * k + 100)
+            n_swaps += n
+            stopped = stop(W.members[local])
+            if search is not None and not stopped:
+                local = search(W, local, partial(_ask, stop, W.members))
         unchanged = len(local) == len(S) and bool((local == S_W).all())
         S = W.members[local]
         if stopped:
