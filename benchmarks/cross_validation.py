@@ -80,7 +80,7 @@ def abess_cv() -> Any:
 METHODS: dict[str, Callable[[], Any]] = {
     "ChitaRegressorCV": chita,
     "ChitaRegressorCV; n_restarts=0": chita_no_restarts,
-    "ChitaRegressorCV; n_restarts=0, one SE": chita_one_se,
+    "ChitaRegressorCV; n_restarts=0; one SE": chita_one_se,
     "ChitaRegressorCV; EBIC": chita_ebic,
     "LassoCV": lasso,
     "OMPCV": omp,

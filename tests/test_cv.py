@@ -297,6 +297,12 @@ def test_saturated_models_are_not_considered():
     assert np.isneginf(model.criterion_path_[0, 9:]).all()
 
 
+def test_nothing_but_saturated_models_leaves_the_smallest():
+    X, y = make_data(n=10, p=30, noise=1.0)
+    model = ChitaRegressorCV([12, 20], 0.1, criterion="bic", n_restarts=0).fit(X, y)
+    assert model.k_ == 12
+
+
 def test_a_perfect_fit_takes_the_fewest_features():
     X, _ = make_data()
     y = 2 * X[:, 3] - X[:, 5]
