@@ -136,13 +136,13 @@ def top_k_mask(score: Array, k: int) -> Array:
         return xp.zeros_like(score, dtype=xp.bool)
     tau = kth_largest(score, k)
     mask = score >= tau
-    surplus = int(xp.count_nonzero(mask)) - k
-    if surplus == 0:
+    if _on_host(score) and int(xp.count_nonzero(mask)) == k:
         return mask
-    # More entries equal tau than there is room for: the first of them stay.
+    # If more entries equal tau than there is room for, the first of them stay. (On an
+    # accelerator this always runs: asking whether it need not would wait for it.)
     above = score > tau
     ties = mask & ~above
-    room = int(xp.count_nonzero(ties)) - surplus
+    room = k - xp.count_nonzero(above)
     rank = xp.cumulative_sum(xp.astype(ties, xp.int64))
     return above | (ties & (rank <= room))
 

@@ -36,6 +36,7 @@ from .solution import Solution, Status
 
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
+TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
 ACCURACY = 1e-12  # of the s x s systems: residual over right-hand side
 
 
@@ -247,6 +248,11 @@ class Backsolver(SupportSolver):
             if float(lost @ lost) <= within * mu**2 * float(d @ x):
                 break
             x = x + cholesky_solve(L, lost)
+        else:
+            # Too ill-conditioned for this side; the other stands more.
+            S = indices(z > 0)
+            if S.shape[0] <= TALL_UP_TO * problem.n_rows:
+                return self._tall(S, problem.xp.take(z, S))
         return Minimiser(w, r, None)
 
 

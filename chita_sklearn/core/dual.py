@@ -63,7 +63,7 @@ class Dual:
         self._gamma_n = (problem.n_rows + 8) * eps
         self._gamma_p = (problem.p + 8) * eps
         norms = problem.raw_norms()
-        self._spread = _sum_over(pattern.best_mask(norms), norms) ** 0.5
+        self._spread = float(_sum(pattern.best_mask(norms), norms)) ** 0.5
         self._b_norm = float(xp.linalg.vector_norm(problem.b))
 
     def scores(self, u: Array) -> Array:
@@ -91,7 +91,7 @@ class Dual:
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
         mask = self.pattern.best_mask(c2)
-        chosen = _sum_over(mask, c2)
+        chosen = float(_sum(mask, c2))
         length = float(xp.linalg.vector_norm(alpha))
         value = float(problem.b @ alpha) - 0.5 * length**2
         value += self._constant - 0.5 * chosen / problem.mu
@@ -118,33 +118,30 @@ class Dual:
         D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
         D(alpha), the last without its rounding term.
         """
-        problem = self.problem
+        problem, xp = self.problem, self.problem.xp
         da, du = to - alpha, u_to - u
-        b_da, a_da, da_da = float(problem.b @ da), float(alpha @ da), float(da @ da)
+        at_0, bend = (problem.b - alpha) @ da, da @ da
         c = u if problem.prior is None else u + problem.mu * problem.prior
-        low, high = 0.0, 1.0
-        for t in (1.0, *[None] * HALVINGS):
-            t = 0.5 * (low + high) if t is None else t
+        # All of it stays on the device: a scalar asked for would wait for the device.
+        zero, one = xp.zeros_like(bend), xp.ones_like(bend)
+        low, high = zero, one
+        for halving in range(HALVINGS + 1):
+            t = one if halving == 0 else 0.5 * (low + high)
             c_t = c + t * du
             mask = self.pattern.best_mask(c_t**2)
-            slope = b_da - a_da - t * da_da - _sum_over(mask, c_t * du) / problem.mu
-            if slope >= 0:
-                low = t
-                if t == 1.0:
-                    break
-            else:
-                high = t
+            slope = at_0 - t * bend - _sum(mask, c_t * du) / problem.mu
+            low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)
         alpha, u = alpha + low * da, u + low * du
         c2 = self.scores(u)
-        chosen = _sum_over(self.pattern.best_mask(c2), c2)
-        value = float(problem.b @ alpha) - 0.5 * float(alpha @ alpha)
-        return alpha, u, value + self._constant - 0.5 * chosen / problem.mu
+        value = problem.b @ alpha - 0.5 * (alpha @ alpha)
+        value = value - 0.5 * _sum(self.pattern.best_mask(c2), c2) / problem.mu
+        return alpha, u, float(value) + self._constant
 
 
-def _sum_over(mask: Array, x: Array) -> float:
-    """Sum of x over a mask."""
+def _sum(mask: Array, x: Array) -> Array:
+    """Sum of x over a mask, a 0-d array."""
     xp = array_namespace(x)
-    return float(xp.sum(xp.where(mask, x, xp.zeros_like(x))))
+    return xp.sum(xp.where(mask, x, xp.zeros_like(x)))
 
 
 def certify(problem: Quadratic, pattern: Pattern, solution: Solution) -> Solution:

@@ -170,7 +170,8 @@ class _Step:
         bend = float(A_d @ A_d) + problem.mu * float(on_support @ on_support)
         best = (w, mask, objective)
         t = 1.0
-        if slope > 0 and bend > 0:
+        # At the best point of its support the step there is rounding: look outwards.
+        if slope**2 > 2e-12 * bend * abs(objective):
             t = slope / bend
             best = self._keep_better(best, w + t * on_support, mask)
         if self._same(w, d, t, mask):

@@ -85,9 +85,9 @@ class _Dense:
         xp = self.xp
         return xp.astype(X @ xp.astype(v, xp.float32), xp.float64)
 
-    def take(self, S: Array) -> Array:
-        """X[:, S], a copy in X's own type."""
-        return take_columns(self.X, S)
+    def take(self, S: Array, rows: slice = slice(None)) -> Array:
+        """X[rows, S], a copy in X's own type."""
+        return take_columns(self.X[rows, :], S)
 
     def spread(self, s: Array | None, m: Array) -> tuple[Array, Array]:
         """Sums over i of s_i (x_ij - m_j)^2 and of s_i (x_ij - m_j).
@@ -128,8 +128,8 @@ class _Sparse:
         X = self.X if cols == slice(None) else self.X[:, cols]
         return X.T @ r
 
-    def take(self, S: np.ndarray) -> np.ndarray:
-        return self.X[:, S].toarray()
+    def take(self, S: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        return self.X[rows, S].toarray()
 
     def spread(
         self, s: np.ndarray | None, m: np.ndarray
@@ -326,6 +326,11 @@ class LeastSquares(Quadratic):
             other.b = self._weigh(y)
         return other
 
+    @property
+    def _gram_block(self) -> int:
+        """Numbers of A held at a time while a Gram is formed: little beside A."""
+        return max(min(GRAM_BLOCK, self.n_rows * self.p // 8), GRAM_BLOCK // 16)
+
     def _weigh(self, r: Array) -> Array:
         """D r, for a vector or a matrix of rows."""
         if self._d is None:
@@ -362,17 +367,29 @@ class LeastSquares(Quadratic):
             self._norms, _ = self._data.spread(self._s, self.zeros(self.p))
         return self._norms
 
-    def columns(self, S: Array, rough: bool = False) -> Array:
-        """A_S, dense, shape (n_rows, len(S)), float64 (float32 if rough)."""
+    def columns(
+        self, S: Array, rough: bool = False, rows: slice = slice(None)
+    ) -> Array:
+        """A[rows, S], dense, shape (n_rows, len(S)), float64 (float32 if rough)."""
         xp = self.xp
         rough = rough and self._m is None
-        out = self._data.take(S)
+        out = self._data.take(S, rows)
         out = xp.astype(out, xp.float32 if rough else xp.float64, copy=False)
         if self._m is not None:
             out -= xp.take(self._m, S)
         if self._d is not None:
-            out *= xp.astype(self._d, out.dtype, copy=False)[:, None]
+            out *= xp.astype(self._d[rows], out.dtype, copy=False)[:, None]
         return out
+
+    def inner_gram(self, S: Array) -> Array:
+        """A_S' A_S, shape (len(S), len(S)), by blocks of rows."""
+        m = S.shape[0]
+        G = self.xp.zeros((m, m), dtype=self.xp.float64, device=self.device)
+        step = max(self._gram_block // max(m, 1), 1)
+        for i in range(0, self.n_rows, step):
+            block = self.columns(S, rows=slice(i, min(i + step, self.n_rows)))
+            G += self.xp.matrix_transpose(block) @ block
+        return G
 
     def outer_gram(
         self, S: Array, scale: Array | None = None, rough: bool = False
@@ -384,7 +401,7 @@ class LeastSquares(Quadratic):
         xp = self.xp
         G = xp.zeros((self.n_rows, self.n_rows), dtype=xp.float64, device=self.device)
         moment = None if self.prior is None else self.zeros(self.n_rows)
-        step = max(GRAM_BLOCK // max(self.n_rows, 1), 1)
+        step = max(self._gram_block // max(self.n_rows, 1), 1)
         for j in range(0, S.shape[0], step):
             here = slice(j, min(j + step, S.shape[0]))
             block = right = self.columns(S[here], rough)

@@ -25,6 +25,7 @@ from .swaps import WorkingSet
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
 # computes the first some five times and a product with the second about as often.
+MEMORY = 2**21  # numbers of A that a working set may copy, if not a tenth of them all
 GAINS, ENTRIES = 2e3, 1e5
 
 
@@ -53,9 +54,8 @@ class Restarts:
     def room(self, problem: LeastSquares, k: int) -> int:
         """More columns for more restarts: those left out can never be found."""
         n, total = problem.n_rows, self.n_restarts
-        copied = max(2**21, n * problem.p // 4)  # numbers: memory for A_W
-        room = min(GAINS * total / k, ENTRIES * total / n, copied / n, COLUMNS)
-        return int(room)
+        copied = max(MEMORY, n * problem.p // 10)
+        return int(min(GAINS * total / k, ENTRIES * total / n, copied / n, COLUMNS))
 
     def __call__(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]

@@ -122,8 +122,8 @@ def solve(
 def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:
     """Return the plan for a problem of this shape, and why in a sentence."""
     size = pattern.size
-    if size >= problem.p:
-        return "all", "plan all: the pattern leaves no coordinate out"
+    if size >= problem.p or size == 0:
+        return "all", "plan all: the pattern leaves no choice"
     if solver == "swap" and not isinstance(problem, LeastSquares):
         msg = "solver='swap' does not know blocks; choose 'dual', 'iht' or 'dense'."
         raise ValueError(msg)
@@ -144,8 +144,8 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
 def _all(
     problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
-    ones = problem.xp.ones_like(problem.zeros(problem.p), dtype=problem.xp.bool)
-    return _proven(problem, pattern, backsolve(problem, _feasible(problem, ones)))
+    mask = pattern.best_mask(problem.zeros(problem.p))
+    return _proven(problem, pattern, backsolve(problem, _feasible(problem, mask)))
 
 
 def _enumerate(

@@ -95,14 +95,17 @@ class WorkingSet:
         self.pattern = pattern.restrict(members)
         where = xp.asarray(members, device=problem.device)
         self._mu = problem.mu
-        # One row a column of A: H then asks for whole rows.
-        self._At = xp.matrix_transpose(problem.columns(where))
-        self._H = np.empty((len(members), len(members)))  # rows come when asked for
-        self._known = np.zeros(len(members), dtype=bool)
-        if len(members) <= MOSTLY * pattern.size:
-            self._H[:] = to_host(self._At @ xp.matrix_transpose(self._At))
-            self._H[np.diag_indices_from(self._H)] += self._mu
-            self._known[:] = True
+        m = len(members)
+        self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
+        self._rows = np.empty((0, m))
+        if m <= MOSTLY * pattern.size:
+            self._rows = to_host(problem.inner_gram(where))
+            self._rows = np.array(self._rows)  # the library's memory may be read-only
+            self._rows[np.diag_indices(m)] += self._mu
+            self._place = np.arange(m)
+        else:
+            # One row a column of A: the rows of H are products with all of it.
+            self._At = xp.matrix_transpose(problem.columns(where))
         self.g = to_host(xp.take(correlation, where))
         self.h = to_host(xp.take(problem.column_norms(), where)) + problem.mu
         self._free = isinstance(self.pattern, Cardinality)
@@ -112,15 +115,20 @@ class WorkingSet:
 
     def H(self, S: np.ndarray) -> np.ndarray:
         """Rows S of H, shape (len(S), m). A new row costs one product with A_W'."""
-        new = S[~self._known[S]]
+        new = S[self._place[S] < 0]
         if len(new):
             xp = array_namespace(self._At)
             index = xp.asarray(new, device=device(self._At))
             a = xp.matrix_transpose(xp.take(self._At, index, axis=0))
-            self._H[new] = to_host(self._At @ a).T
-            self._H[new, new] += self._mu
-            self._known[new] = True
-        return self._H[S]
+            rows = np.array(to_host(self._At @ a).T)
+            rows[np.arange(len(new)), new] += self._mu
+            known = int(np.max(self._place)) + 1
+            if known + len(new) > len(self._rows):
+                more = np.empty((known + len(new), self._rows.shape[1]))
+                self._rows = np.concatenate([self._rows[:known], more])
+            self._rows[known : known + len(new)] = rows
+            self._place[new] = np.arange(known, known + len(new))
+        return self._rows[self._place[S]]
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""
@@ -241,7 +249,8 @@ def swap_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> 
     p = xp.linalg.diagonal(P)
     # A column that depends on what would remain of S has nothing of its own to add;
     # the floor keeps the rounding of its 0 / 0 small.
-    own = xp.maximum(d[:, None] + T**2 / p, DEPENDENT * h[:, None])
+    floor = xp.where(h > 0, DEPENDENT * h, xp.full_like(h, float("inf")))
+    own = xp.maximum(d[:, None] + T**2 / p, floor[:, None])
     return 0.5 * ((q[:, None] + T * (w / p)) ** 2 / own - w**2 / p)
 
 
@@ -259,7 +268,9 @@ def factor(M: np.ndarray) -> np.ndarray:
     L, info = dpotrf(M, lower=True)
     # A pivot lost in rounding passes as positive now and then, and solves nothing.
     lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * M.diagonal()))
-    damping = 1e-12
+    # Damped so much that what rounding adds to the inverse stays below what the
+    # damping takes from the support's value: it cannot win by rounding.
+    damping = 1e-8
     while info or lost:
         lost = False
         diagonal = M.diagonal()
@@ -352,6 +363,7 @@ def swaps(
             if search is None and not float(problem.xp.max(gain)) > least:
                 status = Status.CONVERGED
                 break
+            W = None  # the old one goes before the new one comes
             W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
         S_W = np.searchsorted(W.members, S)
         with one_blas_thread():
@@ -414,9 +426,10 @@ def _scan(
     H_SS = to_host(xp.matrix_transpose(A_S) @ A_S) + problem.mu * np.eye(s)
     P = xp.asarray(inverse(H_SS), device=problem.device)
     w = P @ xp.take(g, S_A)
-    mask = np.zeros(p, dtype=bool)
-    mask[S] = True
     free = isinstance(pattern, Cardinality)
+    if not free:
+        mask = np.zeros(p, dtype=bool)
+        mask[S] = True
     gain = problem.zeros(p)
     step = max(cast_block(gain) // max(s, 1), 1)
     for start in range(0, p, step):
@@ -432,8 +445,8 @@ def _scan(
             allowed = xp.asarray(allowed, device=problem.device)
             each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
         gain[cols] = xp.max(each, axis=1)
-    inside = xp.asarray(mask, device=problem.device)
-    return xp.where(inside, xp.full_like(gain, -float("inf")), gain)
+    ones = xp.ones(s, dtype=xp.float64, device=problem.device)
+    return xp.where(scatter(p, S_A, ones) > 0, xp.full_like(gain, -float("inf")), gain)
 
 
 def _largest(score: Array, size: int) -> np.ndarray:
