@@ -37,7 +37,7 @@ from .solution import Solution, Status
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
-ACCURACY = 1e-12  # of the s x s systems: residual over right-hand side
+ACCURACY = 1e-12  # elsewhere, of the linear system: residual over right-hand side
 
 
 class Minimiser(NamedTuple):
@@ -245,7 +245,8 @@ class Backsolver(SupportSolver):
             w = z * (u if problem.prior is None else u + problem.prior)
             r = problem.residual(w)
             lost = r - mu * x
-            if float(lost @ lost) <= within * mu**2 * float(d @ x):
+            small = within * mu**2 * float(d @ x) if mu else ACCURACY**2 * float(d @ d)
+            if float(lost @ lost) <= small:
                 break
             x = x + cholesky_solve(L, lost)
         else:

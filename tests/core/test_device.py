@@ -158,7 +158,6 @@ def above(solver, dtype, shape, k, ridge=1e-2):
     return peak / X.nbytes
 
 
-@pytest.mark.xfail(reason="the restarts hold two square working sets")
 def test_a_fit_allocates_less_than_a_quarter_of_x():
     assert above("auto", np.float64, (300, 20_000), 20) < 0.25
 
