@@ -40,9 +40,10 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     "mathml",
     "measured",
+    "offline",
     "sklearn_links",
 ]
-exclude_patterns = ["_build", "benchmarks_*.md", "auto_examples/**.md5"]
+exclude_patterns = ["_build", "benchmarks_*.md", "**/sg_execution_times.rst"]
 templates_path = ["_templates"]
 language = "en"
 highlight_language = "python"
@@ -50,6 +51,7 @@ highlight_language = "python"
 # --- Docstrings
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_xref_param_type = False
@@ -85,7 +87,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(ROOT / "examples"),
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
@@ -96,6 +98,8 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("chita_sklearn", "chita_torch"),
     "parallel": False,
+    # The table of times that it would add loads scripts from elsewhere.
+    "write_computation_times": False,
 }
 
 # --- Pages
@@ -107,8 +111,9 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 8,
-    "secondary_sidebar_items": ["page-toc"],
+    "navbar_persistent": ["search-button"],
+    "header_links_before_dropdown": 6,
+    "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_prev_next": True,

@@ -35,7 +35,7 @@ names = expand.get_feature_names_out(data.feature_names)
 # --------
 # Printed, it is a table. Everything in it is kept: coefficients, objectives, bounds.
 
-path = chita_path(X, y, 12, ridge=1e-2, random_state=0)
+path = chita_path(X, y, 12, ridge=0.1, random_state=0)
 print(path)
 
 for before, after, k in zip(

@@ -28,13 +28,14 @@ class Measured(SphinxDirective):
             text = "Not measured in this build: the command below writes the table."
             return [nodes.note("", nodes.paragraph("", text))]
         lines = path.read_text(encoding="utf-8").splitlines()
-        # Headings of the table's file become captions: the page has its own.
-        lines = [f"**{x.lstrip('# ')}**" if x.startswith("#") else x for x in lines]
+        # The page has a title for the file; its other headings become captions.
+        lines = [x for x in lines if not x.startswith("# ")]
+        lines = [f"**{x.lstrip('# ')}**" if x.startswith("##") else x for x in lines]
         container = nodes.container(classes=["measured"])
         self.state.nested_parse(lines, self.content_offset, container)
         picture = path.with_suffix(".png")
         if picture.exists():
-            image = f"![Residual over the best against CPU time]({picture.name})"
+            image = f"![The table above as a picture]({picture.name})"
             self.state.nested_parse([image], self.content_offset, container)
         return [container]
 
