@@ -29,6 +29,7 @@ __all__ = [
     "cast_block",
     "cholesky",
     "cholesky_solve",
+    "damped_cholesky",
     "device",
     "indices",
     "kth_largest",
@@ -177,6 +178,29 @@ def cholesky(M: Array) -> Array:
             msg = "a pivot is lost in rounding"
             raise NotPositiveDefiniteError(msg)
     return L
+
+
+def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
+    """Lower Cholesky factor of G + mu I, with the least damping that works.
+
+    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
+    or starting at rounding level and growing tenfold each try. Relative to each
+    diagonal entry, it does not swamp columns of small norm.
+    """
+    xp = array_namespace(G)
+    size = G.shape[0]
+    diagonal = xp.linalg.diagonal(G) + mu
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
+    identity = xp.eye(size, dtype=G.dtype, device=device(G))
+    unit = (G + mu * identity) / root / root[:, None]
+    damping = 0.0
+    while True:
+        try:
+            return root[:, None] * cholesky(unit + damping * identity), damping
+        except NotPositiveDefiniteError:
+            damping = max(10 * damping, 8 * size * float(xp.finfo(G.dtype).eps))
+            if not damping < 1:
+                raise
 
 
 def cholesky_solve(L: Array, B: Array) -> Array:

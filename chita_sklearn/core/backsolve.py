@@ -23,17 +23,17 @@ from typing import Any, NamedTuple, Self
 
 from .arrays import (
     Array,
-    NotPositiveDefiniteError,
     array_namespace,
-    cholesky,
     cholesky_solve,
-    device,
+    damped_cholesky,
     indices,
     scatter,
 )
+from .descent import coordinate_descent
 from .problem import LeastSquares, Quadratic
 from .solution import Solution, Status
 
+FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
@@ -265,29 +265,6 @@ def _scale(x: Array) -> Array | None:
     return None if bool(array_namespace(x).all(x == 1)) else x
 
 
-def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
-    """Lower Cholesky factor of G + mu I, with the least damping that works.
-
-    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
-    or starting at rounding level and growing tenfold each try. Relative to each
-    diagonal entry, it does not swamp columns of small norm.
-    """
-    xp = array_namespace(G)
-    size = G.shape[0]
-    diagonal = xp.linalg.diagonal(G) + mu
-    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
-    identity = xp.eye(size, dtype=G.dtype, device=device(G))
-    unit = (G + mu * identity) / root / root[:, None]
-    damping = 0.0
-    while True:
-        try:
-            return root[:, None] * cholesky(unit + damping * identity), damping
-        except NotPositiveDefiniteError:
-            damping = max(10 * damping, 8 * size * float(xp.finfo(G.dtype).eps))
-            if not damping < 1:
-                raise
-
-
 def ridge_solve(B: Array, d: Array, mu: float) -> tuple[Array, float]:
     """Minimise 1/2 ||d - B x||^2 + mu/2 ||x||^2; return x and the damping used.
 
@@ -318,6 +295,10 @@ def backsolve(
 
     Monotone: the given solution comes back where rounding leaves no improvement.
     """
+    if isinstance(problem, LeastSquares):
+        size = int(problem.xp.count_nonzero(solution.support))
+        if min(size, problem.n_rows) > FACTOR_UP_TO:
+            return coordinate_descent(problem, solution)
     solver = backsolver(problem) if solver is None else solver
     w, r, _ = solver(solution.support)
     objective = 0.5 * float(r @ r) + problem.penalty(w)
