@@ -356,12 +356,13 @@ def test_the_pattern_of_the_contributors_guide_works():
         assert np.flatnonzero(solution.coef).tolist() == [0, 2]
 
 
-def test_every_table_of_the_benchmarks_is_on_the_page():
+def test_every_table_that_the_benchmarks_page_names_exists():
+    # Those it does not name are found by "others".
     page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"\{measured\} (\w+)", page))
-    shown |= {"mlpnet", "resnet20"}  # parts of "pruning"
     written = {p.stem.removeprefix("benchmarks_") for p in DOCS.glob("benchmarks_*.md")}
-    assert written - shown == set()
+    assert "others" in shown
+    assert shown - {"others"} <= written
 
 
 def test_every_file_that_the_pages_name_exists():

@@ -1,11 +1,11 @@
 """``{measured} name``: the table docs/benchmarks_name.md, where it has been written.
 
-The benchmarks write these tables. One that is not there yet says so on the page instead
-of breaking the build.
+The benchmarks write these tables; one that is not there does not break the build.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,59 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+PARTS = {"mlpnet", "resnet20"}  # tables that "pruning" contains
+
+
+def _captions(lines: list[str]) -> list[str]:
+    """Drop the file's title and make its headings bold: the page has its own."""
+    kept, fenced = [], False
+    for line in lines:
+        fenced ^= line.startswith("```")
+        if fenced or not line.startswith("#"):
+            kept.append(line)
+        elif line.startswith("##"):
+            kept.append(f"**{line.lstrip('# ')}**")
+    return kept
+
 
 class Measured(SphinxDirective):
-    """Include a table written by the benchmarks, and its picture."""
+    """Include a table written by the benchmarks, and its picture.
+
+    "others" includes every table that the page does not name.
+    """
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Parse the Markdown file in place of the directive."""
-        name = self.arguments[0]
-        path = Path(self.env.srcdir) / f"benchmarks_{name}.md"
-        self.env.note_dependency(str(path))
-        if not path.exists():
-            text = "Not measured in this build: the command below writes the table."
-            return [nodes.note("", nodes.paragraph("", text))]
-        lines = path.read_text(encoding="utf-8").splitlines()
-        # The page has a title for the file; its other headings become captions.
-        lines = [x for x in lines if not x.startswith("# ")]
-        lines = [f"**{x.lstrip('# ')}**" if x.startswith("##") else x for x in lines]
+        name, folder = self.arguments[0], Path(self.env.srcdir)
+        paths = [folder / f"benchmarks_{name}.md"]
+        if name == "others":
+            page = Path(self.env.doc2path(self.env.docname)).read_text("utf-8")
+            named = PARTS | set(re.findall(r"\{measured\} (\w+)", page))
+            paths = [
+                path
+                for path in sorted(folder.glob("benchmarks_*.md"))
+                if path.stem.removeprefix("benchmarks_") not in named
+            ]
+            self.env.note_reread()
         container = nodes.container(classes=["measured"])
-        self.state.nested_parse(lines, self.content_offset, container)
-        picture = path.with_suffix(".png")
-        if picture.exists():
-            image = f"![The table above as a picture]({picture.name})"
-            self.state.nested_parse([image], self.content_offset, container)
+        for path in paths:
+            self.env.note_dependency(str(path))
+            if path.exists():
+                self._include(path, container)
+        if not container.children and name != "others":
+            text = "No table in this build."
+            container += nodes.paragraph("", text)
         return [container]
+
+    def _include(self, path: Path, container: nodes.container) -> None:
+        text = path.read_text(encoding="utf-8")
+        picture = path.with_suffix(".png")
+        if picture.exists() and f"]({picture.name})" not in text:
+            text += f"\n\n![The table above as a picture]({picture.name})\n"
+        lines = _captions(text.splitlines())
+        self.state.nested_parse(lines, self.content_offset, container)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
