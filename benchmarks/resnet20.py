@@ -38,13 +38,19 @@ from chita_torch.state import recalibrate_batchnorm
 from .pruning_data import data_folder, record, recorded
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-ROWS = {"n_gradients": 450, "samples_per_gradient": 8}
-STAGED = {"stages": 10, "extra_stages": 3, **ROWS}
+ONE = {"n_gradients": 900, "samples_per_gradient": 4}
+STAGED = {
+    "stages": 10,
+    "extra_stages": 3,
+    "n_gradients": 450,
+    "samples_per_gradient": 8,
+}
 MODES = {
     "magnitude": {},
-    "one stage": {**ROWS, "recalibrate_batchnorm": False},
+    "one stage": {**ONE, "recalibrate_batchnorm": False},
+    "one stage + bn": {**ONE, "recalibrate_batchnorm": True},
     "13 stages": {**STAGED, "recalibrate_batchnorm": False},
-    "13 stages, bn": {**STAGED, "recalibrate_batchnorm": True},
+    "13 stages + bn": {**STAGED, "recalibrate_batchnorm": True},
 }
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
@@ -187,7 +193,13 @@ def finetune(folder: Path, mode: str, sparsity: float, seed: int, epochs: int) -
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    options = {**ROWS, "stages": 1, "progress": False, "random_state": seed}
+    options = {
+        "n_gradients": 450,
+        "samples_per_gradient": 8,
+        "stages": 1,
+        "progress": False,
+        "random_state": seed,
+    }
     batches = batches_of(train)
     if mode == "finetune, one-shot":
         prune(model, batches, loss_fn, sparsity=sparsity, **options)
