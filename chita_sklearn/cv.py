@@ -102,7 +102,7 @@ class ChitaRegressorCV(ChitaRegressor):
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
-    n_restarts : int, default=20
+    n_restarts : int, default=10
         How many times each best support is perturbed and improved again.
 
     max_iter : int, default=100
@@ -275,7 +275,7 @@ class ChitaRegressorCV(ChitaRegressor):
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         solver: str = "auto",
-        n_restarts: int = 20,
+        n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
         n_jobs: int | None = None,

@@ -147,7 +147,7 @@ def chita_path(
     fit_intercept: bool = True,
     sample_weight: Any = None,
     solver: str = "auto",
-    n_restarts: int = 20,
+    n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-4,
     random_state: Any = None,
@@ -194,7 +194,7 @@ def chita_path(
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
-    n_restarts : int, default=20
+    n_restarts : int, default=10
         How many times each k's best support is perturbed and improved again.
 
     max_iter : int, default=100
