@@ -103,7 +103,8 @@ class ChitaRegressorCV(ChitaRegressor):
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        How many times each best support is perturbed and improved again.
+        Each search ends after so many perturbations in a row that find nothing
+        better.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.

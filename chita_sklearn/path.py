@@ -195,7 +195,8 @@ def chita_path(
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        How many times each k's best support is perturbed and improved again.
+        The search of each k ends after so many perturbations in a row that find
+        nothing better.
 
     max_iter : int, default=100
         Largest number of iterations of each descent, and of sweeps along k.

@@ -108,7 +108,7 @@ class ChitaRegressor(
         - "auto" picks one of the others by the shape of the problem, or tries every
           support where there are few; `solver_history_` tells what ran and why.
         - "swap" selects forward, then exchanges single features, with an exact refit
-          after each, until no exchange helps; then `n_restarts` perturbations.
+          after each, until no exchange helps; then perturbs and improves again.
         - "dual" ascends a lower bound, and takes the best of the supports it meets.
           It needs ``ridge > 0``, and is at its best where k is large.
         - "iht" is the published pipeline: iterative hard thresholding with an exact
@@ -116,8 +116,8 @@ class ChitaRegressor(
         - "dense" keeps the largest of the ridge regression on all features, refitted.
 
     n_restarts : int, default=10
-        How many times the best support that "swap" finds is perturbed and improved
-        again. More is slower and never worse.
+        The search "swap" ends after so many perturbations of its best support in a row
+        that lead to nothing better; 0 turns them off.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a
