@@ -9,13 +9,12 @@ one-standard-error rule takes the smallest model whose score is nearly the best.
 """
 
 import matplotlib.pyplot as plt
-import numpy as np
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import KFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from chita_sklearn import ChitaRegressorCV
+from chita_sklearn import ChitaRegressorCV, CVDisplay
 
 # %%
 # The data
@@ -57,28 +56,11 @@ for title, model in models.items():
 # %%
 # The scores
 # ----------
-# One line for each ridge; the band is one standard error of the mean over the folds.
-# The scores lie close together over a wide range of k: that is what the
-# one-standard-error rule makes use of.
+# One curve for each ridge, with one standard error of the mean over the folds. The
+# scores lie close together over a wide range of k: that is what the one-standard-error
+# rule makes use of. EBIC has no folds and no error bars, and smaller is better.
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-colors = plt.colormaps["viridis"](np.linspace(0.0, 0.85, 4))
-cv = models["CV, best"]
-for scores, ridge, color in zip(cv.score_path_, cv.ridges_, colors, strict=True):
-    mean = scores.mean(axis=1)
-    error = scores.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
-    left.plot(cv.ks_, mean, "o-", color=color, label=f"ridge {ridge:g}", markersize=4)
-    left.fill_between(cv.ks_, mean - error, mean + error, color=color, alpha=0.12, lw=0)
-for title, style in (("CV, best", "-"), ("CV, one standard error", "--")):
-    left.axvline(models[title].k_, color="0.3", linestyle=style, label=title)
-left.set(xlabel="number of terms k", ylabel="- mean squared error on the folds")
-left.legend(frameon=False, fontsize="small")
-
-ebic = models["EBIC"]
-for values, ridge, color in zip(
-    ebic.criterion_path_, ebic.ridges_, colors, strict=True
-):
-    right.plot(ebic.ks_, values, "o-", color=color, label=f"ridge {ridge:g}", ms=4)
-right.axvline(ebic.k_, color="0.3", label="chosen")
-right.set(xlabel="number of terms k", ylabel="EBIC (smaller is better)")
+fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+for ax, title in zip(axes, ("CV, one standard error", "EBIC"), strict=True):
+    CVDisplay.from_estimator(models[title], ax=ax, name=title)
 plt.show()
