@@ -38,7 +38,8 @@ from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
-HOPELESS = 5  # steps after which a bound that is still negative is given up
+# A bound below zero that 5 steps do not bring to a third of its size is given up.
+HOPELESS, SHRINK = 5, 1 / 3
 WITHIN = 1e-6  # share of n F that the backsolve of a candidate may miss
 PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
 
@@ -201,7 +202,7 @@ def dual(
     alpha = problem.residual(solution.coef)
     u = problem.rmatvec(alpha)
     best, value, gaps = solution, float("-inf"), [float("inf")]
-    status, due = Status.MAX_ITER, 0
+    status, due, values = Status.MAX_ITER, 0, []
     mixture = None
     for t in range(max_iter):
         solver.update(pattern.best_mask(function.scores(u)))
@@ -214,7 +215,9 @@ def dual(
         last = value
         alpha, u, value = function.climb(alpha, u, r, u_r)
         stop = on_step is not None and on_step(best.coef)
-        if t == HOPELESS and value <= 0 and not stop:
+        values.append(value)
+        slow = t >= HOPELESS and value < SHRINK * values[t - HOPELESS] <= 0
+        if slow and not stop:
             best = with_bound(best, 0.0)  # too small a ridge to prove anything with
             status = Status.CONVERGED
             break
