@@ -192,11 +192,15 @@ def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
     diagonal = xp.linalg.diagonal(G) + mu
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
     identity = xp.eye(size, dtype=G.dtype, device=device(G))
-    unit = (G + mu * identity) / root / root[:, None]
+    unit = G + mu * identity
+    unit /= root
+    unit /= root[:, None]
     damping = 0.0
     while True:
         try:
-            return root[:, None] * cholesky(unit + damping * identity), damping
+            L = cholesky(unit + damping * identity if damping else unit)
+            L *= root[:, None]
+            return L, damping
         except NotPositiveDefiniteError:
             damping = max(10 * damping, 8 * size * float(xp.finfo(G.dtype).eps))
             if not damping < 1:

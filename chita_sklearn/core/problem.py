@@ -329,7 +329,7 @@ class LeastSquares(Quadratic):
     @property
     def _gram_block(self) -> int:
         """Numbers of A held at a time while a Gram is formed: little beside A."""
-        return max(min(GRAM_BLOCK, self.n_rows * self.p // 8), GRAM_BLOCK // 16)
+        return max(min(GRAM_BLOCK, self.n_rows * self.p // 32), GRAM_BLOCK // 16)
 
     def _weigh(self, r: Array) -> Array:
         """D r, for a vector or a matrix of rows."""
@@ -389,6 +389,7 @@ class LeastSquares(Quadratic):
         for i in range(0, self.n_rows, step):
             block = self.columns(S, rows=slice(i, min(i + step, self.n_rows)))
             G += self.xp.matrix_transpose(block) @ block
+            del block  # before the next is made
         return G
 
     def outer_gram(
