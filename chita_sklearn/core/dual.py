@@ -38,8 +38,9 @@ from .problem import Quadratic
 from .solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
-# A bound below zero that 5 steps do not bring to a third of its size is given up.
-HOPELESS, SHRINK = 5, 1 / 3
+# A bound below zero that 5 steps do not bring to a third of its size is given up, where
+# A has so many numbers that further steps would be felt.
+HOPELESS, SHRINK, COSTLY = 5, 1 / 3, 2**20
 WITHIN = 1e-6  # share of n F that the backsolve of a candidate may miss
 PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
 
@@ -202,6 +203,7 @@ def dual(
     alpha = problem.residual(solution.coef)
     u = problem.rmatvec(alpha)
     best, value, gaps = solution, float("-inf"), [float("inf")]
+    costly = problem.n_rows * problem.p > COSTLY
     status, due, values = Status.MAX_ITER, 0, []
     mixture = None
     for t in range(max_iter):
@@ -217,7 +219,7 @@ def dual(
         stop = on_step is not None and on_step(best.coef)
         values.append(value)
         slow = t >= HOPELESS and value < SHRINK * values[t - HOPELESS] <= 0
-        if slow and not stop:
+        if slow and costly and not stop:
             best = with_bound(best, 0.0)  # too small a ridge to prove anything with
             status = Status.CONVERGED
             break

@@ -44,7 +44,10 @@ from .problem import LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 
-OVERSHOOT = 4  # forward selection goes on to k + k / OVERSHOOT, then drops the excess
+EXCESS = (
+    0.25,
+    1.0,
+)  # of k: how far forward selection goes before the excess is dropped
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
 TINY, EPS = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
@@ -94,7 +97,7 @@ class WorkingSet:
         self.members = members
         self.pattern = pattern.restrict(members)
         where = xp.asarray(members, device=problem.device)
-        self._mu = problem.mu
+        self._mu, self._n_rows = problem.mu, problem.n_rows
         m = len(members)
         self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
         self._rows = np.empty((0, m))
@@ -183,6 +186,21 @@ class WorkingSet:
             P = P[np.ix_(keep, keep)] - np.outer(step, P[i, keep])
             S = S[keep]
         return S
+
+    def best_start(self) -> np.ndarray:
+        """Select forward beyond the size, drop the excess, swap; from the best excess.
+
+        What a forward step took too early, a backward step can still drop.
+        """
+        size, none = self.pattern.size, np.empty(0, dtype=np.intp)
+        if not self._free:
+            return self.forward(none, size)
+        most = min(len(self.members), self._n_rows - 1)
+        starts = []
+        for excess in EXCESS:
+            S = self.forward(none, max(size, min(size + int(excess * size) + 1, most)))
+            starts.append(self.improve(self.backward(S, size), 20 * size + 100)[0])
+        return max(starts, key=self.value)
 
     def _may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which coordinates can be added to S on the way to an allowed support."""
@@ -338,11 +356,8 @@ def swaps(
     if solution is None:
         members = _largest(g**2 / metric(problem), room)
         W = WorkingSet(problem, pattern, members, g)
-        # What a forward step took too early, a backward step can still drop.
-        most = k if not W._free else min(k + k // OVERSHOOT + 1, problem.n_rows - 1)
         with one_blas_thread():
-            S = W.forward(np.empty(0, dtype=np.intp), max(k, most))
-            S = members[W.backward(S, k)]
+            S = members[W.best_start()]
     else:
         S, W = to_host(indices(solution.support)), None
     stopped = False
