@@ -256,6 +256,8 @@ def _listed(selectors: Selector | Iterable[Selector] | None) -> list[Selector]:
         return []
     if isinstance(selectors, str | type) or callable(selectors):
         return [selectors]
+    if not isinstance(selectors, Iterable):
+        return [selectors]  # whatever it is, the check of each names it
     return list(selectors)
 
 

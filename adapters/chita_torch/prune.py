@@ -122,8 +122,8 @@ def prune(
         Whether to use the first-order term. "auto" tries without it too where the
         calibration loss rises with it.
     ridge : float or "auto", default="auto"
-        In the formula above. "auto" moves by powers of ten to where the pruned model
-        has the least loss on the calibration batches.
+        In the formula above. "auto" moves by half powers of ten to where the pruned
+        model has the least loss on the calibration batches.
     solver : str, default="auto"
         A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap) for
         a single stage with a ridge, else "dense".

@@ -245,6 +245,7 @@ def dual(
             status = Status.CONVERGED
             break
     best = backsolve(problem, best, solver.copy())
+    best = with_bound(best, best.lower_bound)  # not above the lower objective
     solver.keep()
     note = f"dual ascent: {t + 1} steps, proven gap {best.gap:.2%}"
     return replace(
