@@ -77,9 +77,9 @@ class PathDisplay:
     --------
     >>> from sklearn.datasets import load_diabetes
     >>> from chita_sklearn import PathDisplay, chita_path
-    >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
-    >>> path = chita_path(X, y, 6, random_state=0)
-    >>> display = PathDisplay.from_path(path, feature_names=X.columns)
+    >>> data = load_diabetes()
+    >>> path = chita_path(data.data, data.target, 6, random_state=0)
+    >>> display = PathDisplay.from_path(path, feature_names=data.feature_names)
     >>> display.ax_.get_xlabel()
     'number of features k'
     """
