@@ -5,8 +5,9 @@
 Notation: S the support, P_C(v) = v on best_mask(score of v), zero elsewhere. With
 M = I and score v^2 this is the paper's plain step. Here M = diag(h_j + mu), the
 curvature along each coordinate, and the score is (h_j + mu) v_j^2, what dropping v_j
-alone would cost: columns of unequal norms (a network's gradients span ten orders of
-magnitude) make the plain step useless, and on standardised columns the two agree.
+alone would cost, whatever the columns' norms (a network's gradients span ten orders of
+magnitude). Measured (benchmarks/metric.py), it ends equal to the plain step or up to
+0.05 % lower on a pruning instance, and on standardised columns the two agree.
 
 n F is quadratic in t while the support stays, so its best step there is exact and costs
 one product with A; where the support changes first, steps beyond the change are tried

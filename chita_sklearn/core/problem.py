@@ -89,10 +89,11 @@ class _Dense:
         """X[rows, S], a copy in X's own type."""
         return take_columns(self.X[rows, :], S)
 
-    def spread(self, s: Array | None, m: Array) -> tuple[Array, Array]:
+    def spread(self, s: Array | None, m: Array | None) -> tuple[Array, Array]:
         """Sums over i of s_i (x_ij - m_j)^2 and of s_i (x_ij - m_j).
 
-        No cancellation, however large m; the second is n times what m is off by.
+        No cancellation, however large m; the second is n times what m is off by. With
+        m None, the sums of squares of X alone.
         """
         xp = self.xp
         squares, drift = (
@@ -100,9 +101,11 @@ class _Dense:
             for _ in range(2)
         )
         for rows, cols in self.blocks(slice(None)):
-            centred = self.read(rows, cols) - m[cols]
+            centred = self.read(rows, cols)
             weights = s[rows] if s is not None else xp.ones_like(centred[:, 0])
-            drift[cols] += weights @ centred
+            if m is not None:
+                centred = centred - m[cols]
+                drift[cols] += weights @ centred
             squares[cols] += weights @ centred**2
         return squares, drift
 
@@ -132,10 +135,11 @@ class _Sparse:
         return self.X[rows, S].toarray()
 
     def spread(
-        self, s: np.ndarray | None, m: np.ndarray
+        self, s: np.ndarray | None, m: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         # Stored entries by their distance from the mean, the zeros by m itself.
         weights = np.ones(self.shape[0]) if s is None else s
+        m = np.zeros(self.shape[1]) if m is None else m
         values = self.X.copy().astype(np.float64)
         columns = np.repeat(np.arange(self.shape[1]), np.diff(self.X.indptr))
         stored = self.X.copy()
@@ -364,7 +368,7 @@ class LeastSquares(Quadratic):
     def column_norms(self) -> Array:
         """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
         if self._norms is None:
-            self._norms, _ = self._data.spread(self._s, self.zeros(self.p))
+            self._norms, _ = self._data.spread(self._s, None)
         return self._norms
 
     def columns(
