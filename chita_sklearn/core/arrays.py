@@ -33,7 +33,6 @@ __all__ = [
     "device",
     "indices",
     "kth_largest",
-    "namespace_name",
     "scatter",
     "take_columns",
     "to_host",
@@ -43,11 +42,6 @@ __all__ = [
 
 class NotPositiveDefiniteError(ArithmeticError):
     """A Cholesky factorisation met a pivot that is not positive."""
-
-
-def namespace_name(xp: Any) -> str:
-    """Short name of an array namespace, for messages."""
-    return str(xp.__name__).removeprefix("array_api_compat.").split(".")[0]
 
 
 def to_host(x: Array) -> np.ndarray:

@@ -83,9 +83,8 @@ class Restarts:
         outside = np.flatnonzero(~kept)
         loose = S[~W.locked[S]]
         kept[rng.choice(loose, size=min(few, len(loose)), replace=False)] = False
-        # What best_mask adds to the kept ones may join them in any pattern.
-        score = np.where(kept, np.inf, 0.0)
+        score = np.zeros(m)
         score[outside] = rng.random(len(outside)) + 1.0
-        allowed = W.pattern.best_mask(score) & ~kept
+        allowed = W.may_join(kept, score)
         stranger = rng.choice(np.flatnonzero(allowed), size=1)
         return W.forward(np.append(np.flatnonzero(kept), stranger), W.pattern.size)

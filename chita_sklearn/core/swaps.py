@@ -163,7 +163,7 @@ class WorkingSet:
             gain = np.where(d > DEPENDENT * self.h, q**2, 0.0) / np.maximum(d, TINY)
             gain[in_S] = 0.0
             if not self._free:
-                gain[~self._may_join(in_S, gain)] = 0.0
+                gain[~self.may_join(in_S, gain)] = 0.0
             j = int(np.argmax(gain))
             if not gain[j] > floor:
                 break
@@ -202,7 +202,7 @@ class WorkingSet:
             starts.append(self.improve(self.backward(S, size), 20 * size + 100)[0])
         return max(starts, key=self.value)
 
-    def _may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
+    def may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which coordinates can be added to S on the way to an allowed support."""
         # The patterns are matroids: what best_mask would add to S now, S may take.
         return self.pattern.best_mask(np.where(in_S, np.inf, score)) & ~in_S
