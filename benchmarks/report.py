@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -236,60 +237,108 @@ def compare(results: Results) -> list[tuple[bool | None, str]]:
     return out
 
 
-def draw(results: Results, path: Path) -> None:
-    """Draw quality against time, one panel for synthetic and one for real problems.
+def positions(results: Results, real: bool) -> dict[str, tuple[float, float]]:
+    """Return peer -> (CPU time over the reference's, residual above the best in %).
 
-    Left out of a panel: who solved less than two thirds of its problems.
+    Geometric means over the real problems or the synthetic ones. Left out: who solved
+    less than two thirds of them.
     """
+    shown = [
+        r
+        for r in results.records
+        if (r["family"] == "real") == real and REFERENCE in results.table[r["problem"]]
+    ]
+    total = len({r["problem"] for r in shown})
+    found = {}
+    for peer in results.kinds:
+        own = [r for r in shown if r["peer"] == peer]
+        if own and len(own) >= total * 2 / 3:
+            cpu = results.cpu_ratios(peer)
+            quality = geometric_mean(
+                r["rss"] / results.best(r["problem"], ("ours", "heuristic", "exact"))
+                for r in own
+            )
+            time = geometric_mean(cpu[r["problem"]] for r in own)
+            found[peer] = time, 100 * (quality - 1)
+    return found
+
+
+def label(axis: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write each point's name beside it, where it covers no other name or point."""
+    from matplotlib.transforms import Bbox
+
+    sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    aligned = {-1: "right", 0: "center", 1: "left"}
+    levels = {-1: "top", 0: "center", 1: "bottom"}
+    pixels = axis.transData.transform(list(points.values()))
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels]
+    frame = axis.get_window_extent()
+    for name, point in points.items():
+        tried = []
+        for x, y in sides:
+            text = axis.annotate(
+                name,
+                point,
+                xytext=(6 * x, 5 * y),
+                textcoords="offset points",
+                size=8,
+                ha=aligned[x],
+                va=levels[y],
+            )
+            box = text.get_window_extent()
+            outside = not (frame.x0 < box.x0 and box.x1 < frame.x1)
+            tried.append((outside + box.count_overlaps(taken), text, box))
+        _, kept, box = min(tried, key=lambda t: t[0])
+        taken.append(box)
+        for _, text, _ in tried:
+            if text is not kept:
+                text.remove()
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw quality against time, one panel for synthetic and one for real problems."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    colours = {"ours": "tab:red", "heuristic": "tab:blue", "exact": "tab:grey"}
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2))
-    for axis, title, real in zip(
-        axes, ("synthetic", "real"), (False, True), strict=True
-    ):
-        total = sum(
-            REFERENCE in row
-            and ({r["family"] for r in row.values()} == {"real"}) == real
-            for row in results.table.values()
-        )
-        for peer, kind in results.kinds.items():
-            own = [
-                r
-                for r in results.records
-                if r["peer"] == peer
-                and (r["family"] == "real") == real
-                and REFERENCE in results.table[r["problem"]]
-            ]
-            if len(own) < total * 2 / 3:
-                continue
-            cpu = geometric_mean(results.cpu_ratios(peer)[r["problem"]] for r in own)
-            quality = geometric_mean(
-                r["rss"] / results.best(r["problem"], ("ours", "heuristic", "exact"))
-                for r in own
-            )
-            axis.scatter(cpu, quality, color=colours[kind], zorder=3)
-            axis.annotate(
-                peer, (cpu, quality), xytext=(4, 3), textcoords="offset points", size=8
-            )
+    looks = {
+        "ours": ("#D55E00", "o", "chita-sklearn"),
+        "heuristic": ("#0072B2", "s", "heuristics"),
+        "exact": ("#666666", "^", "beam search"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    panels = [positions(results, real) for real in (False, True)]
+    for axis, title, points in zip(axes, ("synthetic", "real"), panels, strict=True):
+        for peer, (cpu, above) in points.items():
+            colour, marker, kind = looks[results.kinds[peer]]
+            options = {"color": colour, "marker": marker, "label": kind}
+            axis.scatter(cpu, above, zorder=3, **options)
         axis.set(
             xscale="log",
             title=f"{title} problems",
             xlabel=f"CPU time over {REFERENCE}'s (geometric mean)",
-            ylabel="residual over the best of all (geometric mean)",
         )
-        axis.margins(x=0.25)
+        # Linear near 0, which no logarithm reaches and some of them do.
+        axis.set_yscale("symlog", linthresh=0.1, linscale=0.5)
+        axis.set_ylim(-0.04, 1.6 * max(100, *(y for _, y in points.values())))
+        axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
+        axis.minorticks_off()
+        axis.margins(x=0.3)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.axhline(1, color="k", lw=0.5)
         axis.grid(alpha=0.3)
+    handles, kinds = axes[1].get_legend_handles_labels()
+    once = dict(zip(kinds, handles, strict=True))
+    axes[1].legend(once.values(), once, loc="lower left", fontsize=8)
+    axes[0].set_ylabel("residual above the best of all, %\n(geometric mean)")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.canvas.draw()
+    for axis, points in zip(axes, panels, strict=True):
+        label(axis, points)
+    figure.savefig(path, dpi=figure.dpi * 1.5)
     plt.close(figure)
 
 
