@@ -1,7 +1,7 @@
 # make demo   choose features on real data, prune a small network
 # make test   run the tests
 # Each works alone in a fresh clone: it makes the environment (.venv) first, and
-# later runs reuse it. Also: lint, types, bench, docs, clean.
+# later runs reuse it. Also: lint, types, coverage, package, docs, bench, clean.
 #
 # Another interpreter:  make demo PYTHON=python3.12
 # Flags for pytest:     make test PYTEST_FLAGS="-x -k readme"
@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 
 EXAMPLES := examples/plot_diabetes.py examples/plot_digits.py examples/plot_prune_digits.py
 
-.PHONY: demo test lint types bench docs clean env
+.PHONY: demo test coverage lint types package docs bench clean env
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -31,12 +31,21 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# The tests, and how much of the core they reach, branches included.
+coverage: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=
+	$(BIN)/coverage report --include='chita_sklearn/core/*' --fail-under=95
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 types: $(READY)
 	$(BIN)/mypy
+
+# Wheel and sdist, each installed into an empty environment and used there.
+package: $(VENV)/.ready-package
+	$(BIN)/python -m pytest tests/clean_install.py -v --durations=0 --durations-min=1
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.regression $(BENCH_FLAGS)
