@@ -83,6 +83,7 @@ class Reads:
 
     products: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
 
     def add(self, name: str, share: float) -> None:
         """Count one call."""
@@ -109,19 +110,25 @@ def reads_of(p: int) -> Iterator[Reads]:
     kept = {
         name: method
         for name, method in vars(dense).items()
-        if not name.startswith("_") and name not in ("blocks", "read")
+        if not name.startswith("_") and name not in ("blocks", "read", "part")
     }
+
+    def rows(data: Any) -> int:
+        reads.rows = max(reads.rows, data.shape[0])  # blocks of rows come later
+        return reads.rows
 
     def counted(name: str) -> Callable[..., Any]:
         def method(self: Any, *args: Any, **options: Any) -> Any:
             if self.shape[1] == p:
-                share = 1.0
+                share = self.shape[0] / rows(self)
                 if name == "take":
-                    share = args[0].shape[0] / p
+                    part = args[1] if len(args) > 1 else slice(None)
+                    share = len(range(*part.indices(self.shape[0]))) / rows(self)
+                    share *= args[0].shape[0] / p
                 elif name == "tdot":
                     cols = options.get("cols", args[1] if len(args) > 1 else None)
                     if cols is not None:
-                        share = len(range(*cols.indices(p))) / p
+                        share *= len(range(*cols.indices(p))) / p
                 reads.add(names.get(name, "norms"), share)
             return kept[name](self, *args, **options)
 

@@ -30,7 +30,7 @@ from .arrays import (
     scatter,
 )
 from .descent import coordinate_descent
-from .problem import LeastSquares, Quadratic
+from .problem import Columns, LeastSquares, Quadratic
 from .solution import Solution, Status
 
 FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
@@ -123,9 +123,9 @@ class Backsolver(SupportSolver):
     problem : LeastSquares
         The quadratic.
     size : int or None, default=None
-        How large the supports will be. From 2 size >= n on, every support is solved
-        through n x n, whose Gram is then kept and updated; None decides anew each time,
-        by s > n.
+        How large the supports will be. From 4 size >= n on, every support is solved
+        through n x n, whose Gram is then kept and updated (a mixture of a few has more
+        columns than each); None decides anew each time, by s > n.
     rough : bool, default=False
         Form the n x n Gram in float32, at half the time. `solve` makes up for it by
         iterative refinement unless told not to; for mu well above the rounding of the
@@ -149,7 +149,7 @@ class Backsolver(SupportSolver):
         self.damping = 0.0
         self._rough = rough
         # Without a ridge the n x n matrix of few columns is singular.
-        self._keeps = size is not None and 2 * size >= problem.n_rows and problem.mu > 0
+        self._keeps = size is not None and 4 * size >= problem.n_rows and problem.mu > 0
         self._z: Any = None
         self._held: Any = None
 
@@ -169,25 +169,37 @@ class Backsolver(SupportSolver):
             if count <= fewest:
                 fewest, nearest = count, held
         if nearest is None:
-            G, centre = problem.outer_gram(S, _scale(xp.take(z, S)), self._rough)
-        else:
-            G, centre, change = nearest.G, nearest.centre, z - nearest.z
-            # Two symmetric products, not one with signs: each costs half of it.
-            for sign in (1.0, -1.0):
-                part = indices(sign * change > 0)
-                if part.shape[0]:
-                    scale = _scale(sign * xp.take(change, part))
-                    dG, dc = problem.outer_gram(part, scale, self._rough)
-                    G = G + sign * dG
-                    centre = None if dc is None else centre + sign * dc
-        self._held = _Held(z, G, centre, self._rough)
+            self._hold(S)
+            return self
+        # The arrays are shared with copies: what is added to is a new one.
+        G = xp.asarray(nearest.G, copy=True)
+        centre = nearest.centre
+        sums = G, None if centre is None else xp.asarray(centre, copy=True)
+        change = z - nearest.z
+        # Two symmetric products, not one with signs: each costs half of it.
+        for sign in (1.0, -1.0):
+            part = indices(sign * change > 0)
+            if part.shape[0]:
+                scale = _scale(sign * xp.take(change, part))
+                sums = problem.outer_gram(part, scale, self._rough, sums, sign)
+        self._held = _Held(z, *sums, self._rough)
         return self
+
+    def _hold(self, S: Array) -> None:
+        """Form the n x n Gram of the weights z, whose coordinates are S."""
+        scale = _scale(self.problem.xp.take(self._z, S))
+        sums = self.problem.outer_gram(S, scale, self._rough)
+        self._held = _Held(self._z, *sums, self._rough)
 
     def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
         if self._held is not None:
+            if other._held is None:  # the mixture has outgrown n, what comes in has not
+                other._keeps = True
+                other._hold(indices(other._z > 0))
             mine, its = self._held, other._held
-            G = (1.0 - share) * mine.G + share * its.G
+            G = share * its.G
+            G += (1.0 - share) * mine.G
             centre = mine.centre
             if centre is not None:
                 centre = (1.0 - share) * centre + share * its.centre
@@ -195,12 +207,15 @@ class Backsolver(SupportSolver):
         return self
 
     def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
-        if self._held is not None:
-            return self._wide(within)
-        S = indices(self._z > 0)
-        if S.shape[0] == 0:
-            return Minimiser(self.problem.zeros(self.problem.p), self.problem.b, None)
-        return self._tall(S, self.problem.xp.take(self._z, S))
+        if self._held is None:
+            S = indices(self._z > 0)
+            if S.shape[0] == 0:
+                zeros = self.problem.zeros(self.problem.p)
+                return Minimiser(zeros, self.problem.b, None)
+            if S.shape[0] <= self.problem.n_rows:
+                return self._tall(S, self.problem.xp.take(self._z, S))
+            self._hold(S)  # a mixture of supports that are each smaller than n
+        return self._wide(within)
 
     @property
     def weights(self) -> Array:  # noqa: D102
@@ -215,26 +230,25 @@ class Backsolver(SupportSolver):
 
     def _tall(self, S: Array, z_S: Array) -> Minimiser:
         # In v = delta / sqrt(z) the ridge is mu/2 ||v||^2 and the columns sqrt(z) a.
-        problem = self.problem
+        problem, A_S = self.problem, Columns(self.problem, S)
         root = problem.xp.sqrt(z_S)
-        B = problem.columns(S)
-        B *= root
         d = problem.b
         if problem.prior is not None:
             prior = problem.xp.take(problem.prior, S)
-            d = d - B @ (root * prior)
-        v, self.damping = ridge_solve(B, d, problem.mu)
+            d = d - A_S.dot(z_S * prior)
+        v, self.damping = ridge_solve(A_S, root, d, problem.mu)
         w = root * v
+        r = d - A_S.dot(w)
         if problem.prior is not None:
             w = w + z_S * prior
-        return Minimiser(scatter(problem.p, S, w), d - B @ v, None)
+        return Minimiser(scatter(problem.p, S, w), r, None)
 
     def _wide(self, within: float) -> Minimiser:
         problem, mu = self.problem, self.problem.mu
         z, G, centre, rough = self._held
         d = problem.b if centre is None else problem.b - centre
         L, self.damping = damped_cholesky(G, mu)
-        x = cholesky_solve(L, d)
+        x = _solved(L, d)
         if within == float("inf"):
             return Minimiser(None, mu * x, mu * problem.rmatvec(x, rough=rough))
         # Refine against A itself, which also tells the residual as it is. An x whose
@@ -248,7 +262,7 @@ class Backsolver(SupportSolver):
             small = within * mu**2 * float(d @ x) if mu else ACCURACY**2 * float(d @ d)
             if float(lost @ lost) <= small:
                 break
-            x = x + cholesky_solve(L, lost)
+            x = x + _solved(L, lost)
         else:
             # Too ill-conditioned for this side; the other stands more.
             S = indices(z > 0)
@@ -265,27 +279,38 @@ def _scale(x: Array) -> Array | None:
     return None if bool(array_namespace(x).all(x == 1)) else x
 
 
-def ridge_solve(B: Array, d: Array, mu: float) -> tuple[Array, float]:
-    """Minimise 1/2 ||d - B x||^2 + mu/2 ||x||^2; return x and the damping used.
+def _solved(L: Array, rhs: Array) -> Array:
+    """Solve with a factor of either type, in float64."""
+    xp = array_namespace(L)
+    x = cholesky_solve(L, xp.astype(rhs, L.dtype, copy=False))
+    return xp.astype(x, xp.float64, copy=False)
 
-    By Cholesky and iterative refinement against B, which makes up for the squared
-    condition number. With mu = 0 and dependent columns the damped factor and its
-    refinement give nearly the minimiser with the smallest sum of ||b_j||^2 x_j^2.
+
+def ridge_solve(A_S: Columns, root: Array, d: Array, mu: float) -> tuple[Array, float]:
+    """Minimise 1/2 ||d - B v||^2 + mu/2 ||v||^2 for B = A_S diag(root).
+
+    Returns v and the damping used. By Cholesky and iterative refinement against A_S,
+    which makes up for the squared condition number. With mu = 0 and dependent columns
+    the damped factor and its refinement give nearly the minimiser with the smallest sum
+    of ||b_j||^2 v_j^2.
     """
-    xp = array_namespace(B)
-    Bt = xp.matrix_transpose(B)
-    rhs = Bt @ d
-    L, damping = damped_cholesky(Bt @ B, mu)
-    x = cholesky_solve(L, rhs)
+    xp = array_namespace(d)
+    rhs = root * A_S.tdot(d)
+    G = A_S.gram()
+    G *= root
+    G *= root[:, None]
+    L, damping = damped_cholesky(G, mu)
+    del G
+    v = cholesky_solve(L, rhs)
     scale = float(xp.linalg.vector_norm(rhs))
     last = float("inf")
     for _ in range(REFINEMENTS):
-        lost = Bt @ (d - B @ x) - mu * x
+        lost = root * A_S.tdot(d - A_S.dot(root * v)) - mu * v
         error = float(xp.linalg.vector_norm(lost))
         if error <= ACCURACY * scale or error > 0.5 * last:
             break
-        x, last = x + cholesky_solve(L, lost), error
-    return x, damping
+        v, last = v + cholesky_solve(L, lost), error
+    return v, damping
 
 
 def backsolve(

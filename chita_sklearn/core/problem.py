@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ import scipy.sparse
 
 from .arrays import Array, array_namespace, cast_block, device, take_columns
 
-GRAM_BLOCK = 2**22  # numbers of A_S held at a time while a Gram is formed
+# Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
+# pays; for a small X as much as is of no account.
+GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
 
 
 class _Dense:
@@ -85,6 +87,10 @@ class _Dense:
         xp = self.xp
         return xp.astype(X @ xp.astype(v, xp.float32), xp.float64)
 
+    def part(self, rows: slice) -> _Dense:
+        """X[rows, :], a view."""
+        return _Dense(self.X[rows, :])
+
     def take(self, S: Array, rows: slice = slice(None)) -> Array:
         """X[rows, S], a copy in X's own type."""
         return take_columns(self.X[rows, :], S)
@@ -130,6 +136,9 @@ class _Sparse:
     ) -> np.ndarray:
         X = self.X if cols == slice(None) else self.X[:, cols]
         return X.T @ r
+
+    def part(self, rows: slice) -> _Sparse:
+        return _Sparse(self.X[rows])
 
     def take(self, S: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         return self.X[rows, S].toarray()
@@ -229,6 +238,54 @@ class Quadratic(ABC):
         w = self.xp.astype(w, self.xp.float64, copy=False)
         r = self.residual(w)
         return 0.5 * float(r @ r) + self.penalty(w)
+
+
+class Columns:
+    """A_S for a few columns S of a `LeastSquares`, and products with it.
+
+    Held where it is small beside X; else read again for each product, in blocks of
+    rows, so that of a tall X no large part is copied.
+    """
+
+    def __init__(self, problem: LeastSquares, S: Array) -> None:
+        self.problem, self.S = problem, S
+        n = problem.n_rows
+        step = max(problem._gram_block // max(S.shape[0], 1), 1)
+        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+        self._held: Array = None
+        if step >= n:
+            self._rows, self._held = [slice(None)], problem.columns(S)
+
+    def gram(self) -> Array:
+        """A_S' A_S."""
+        xp = self.problem.xp
+        return self._sum(lambda block, _: xp.matrix_transpose(block) @ block)
+
+    def dot(self, v: Array) -> Array:
+        """A_S v."""
+        xp = self.problem.xp
+        return xp.concat([self._read(rows) @ v for rows in self._rows])
+
+    def tdot(self, r: Array) -> Array:
+        """A_S' r."""
+        xp = self.problem.xp
+        return self._sum(lambda block, rows: xp.matrix_transpose(block) @ r[rows])
+
+    def cross(self, cols: slice) -> Array:
+        """A[:, cols]' A_S."""
+        rmatvec = self.problem.rmatvec
+        return self._sum(lambda block, rows: rmatvec(block, cols=cols, rows=rows))
+
+    def _read(self, rows: slice) -> Array:
+        if self._held is not None:
+            return self._held
+        return self.problem.columns(self.S, rows=rows)
+
+    def _sum(self, product: Callable[[Array, slice], Array]) -> Array:
+        total: Array = 0.0
+        for rows in self._rows:
+            total += product(self._read(rows), rows)  # one block at a time in memory
+        return total
 
 
 class LeastSquares(Quadratic):
@@ -332,14 +389,18 @@ class LeastSquares(Quadratic):
 
     @property
     def _gram_block(self) -> int:
-        """Numbers of A held at a time while a Gram is formed: little beside A."""
-        return max(min(GRAM_BLOCK, self.n_rows * self.p // 32), GRAM_BLOCK // 16)
+        """Numbers of A held at a time while a Gram is formed, with their casts."""
+        number = 4 if self.dtype == self.xp.float32 else 8
+        share = int(GRAM_SHARE * number * self.n_rows * self.p)
+        own = 8 if number == 8 else 12  # the block, and what is cast to it
+        return max(min(GRAM_BLOCK, share), GRAM_LEAST) // own
 
-    def _weigh(self, r: Array) -> Array:
-        """D r, for a vector or a matrix of rows."""
+    def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
+        """D[rows] r, for a vector or a matrix of rows."""
         if self._d is None:
             return r
-        return self._d * r if r.ndim == 1 else self._d[:, None] * r
+        d = self._d[rows]
+        return d * r if r.ndim == 1 else d[:, None] * r
 
     # The operations: no other code touches X.
 
@@ -355,11 +416,16 @@ class LeastSquares(Quadratic):
         return self._weigh(out)
 
     def rmatvec(
-        self, r: Array, rough: bool = False, cols: slice = slice(None)
+        self,
+        r: Array,
+        rough: bool = False,
+        cols: slice = slice(None),
+        rows: slice = slice(None),
     ) -> Array:
-        """A[:, cols]' r, for a vector or a matrix r of n_rows rows. One pass over X."""
-        r = self._weigh(r)
-        out = self._data.tdot(r, cols, rough and self._m is None)
+        """A[rows, cols]' r, for a vector or a matrix r. One pass over X."""
+        data = self._data if rows == slice(None) else self._data.part(rows)
+        r = self._weigh(r, rows)
+        out = data.tdot(r, cols, rough and self._m is None)
         if self._m is not None:
             total, m = self.xp.sum(r, axis=0), self._m[cols]
             out = out - (m * total if r.ndim == 1 else m[:, None] * total)
@@ -386,38 +452,52 @@ class LeastSquares(Quadratic):
         return out
 
     def inner_gram(self, S: Array) -> Array:
-        """A_S' A_S, shape (len(S), len(S)), by blocks of rows."""
-        m = S.shape[0]
-        G = self.xp.zeros((m, m), dtype=self.xp.float64, device=self.device)
-        step = max(self._gram_block // max(m, 1), 1)
-        for i in range(0, self.n_rows, step):
-            block = self.columns(S, rows=slice(i, min(i + step, self.n_rows)))
-            G += self.xp.matrix_transpose(block) @ block
-            del block  # before the next is made
-        return G
+        """A_S' A_S, shape (len(S), len(S))."""
+        return Columns(self, S).gram()
 
     def outer_gram(
-        self, S: Array, scale: Array | None = None, rough: bool = False
+        self,
+        S: Array,
+        scale: Array | None = None,
+        rough: bool = False,
+        add_to: tuple[Array, Array | None] | None = None,
+        sign: float = 1.0,
     ) -> tuple[Array, Array | None]:
         """A_S diag(scale) A_S' and A_S diag(scale) w_bar_S, by blocks of columns.
 
-        Of shapes (n_rows, n_rows) and (n_rows,); the second is None without a w_bar.
+        Of shapes (n_rows, n_rows), float32 if rough, and (n_rows,); the second is None
+        without a w_bar. Or what both are added to, in place, `sign` times; scale >= 0.
         """
         xp = self.xp
-        G = xp.zeros((self.n_rows, self.n_rows), dtype=xp.float64, device=self.device)
-        moment = None if self.prior is None else self.zeros(self.n_rows)
+        rough = rough and self._m is None
         step = max(self._gram_block // max(self.n_rows, 1), 1)
+        if add_to is None:
+            # The sum of many blocks needs more digits than each.
+            size = (self.n_rows, self.n_rows)
+            G = xp.zeros(size, dtype=xp.float64, device=self.device)
+            moment = None if self.prior is None else self.zeros(self.n_rows)
+        else:
+            G, moment = add_to
         for j in range(0, S.shape[0], step):
             here = slice(j, min(j + step, S.shape[0]))
-            block = right = self.columns(S[here], rough)
-            if scale is not None:
-                right = block * xp.astype(scale[here], block.dtype, copy=False)
-            G += xp.astype(right @ xp.matrix_transpose(block), xp.float64, copy=False)
+            block = self.columns(S[here], rough)
+            root = None if scale is None else xp.sqrt(scale[here])
+            if root is not None:
+                block *= xp.astype(root, block.dtype, copy=False)
+            part = block @ xp.matrix_transpose(block)  # symmetric: at half the cost
+            if sign > 0:
+                G += part
+            else:
+                G -= part
+            del part
             if moment is not None:
                 prior = xp.take(self.prior, S[here])
-                prior = xp.astype(prior, block.dtype, copy=False)
-                moment += xp.astype(right @ prior, xp.float64, copy=False)
-        return G, moment
+                prior = prior if root is None else root * prior
+                moment += sign * xp.astype(
+                    block @ xp.astype(prior, block.dtype, copy=False), xp.float64
+                )
+            del block
+        return xp.astype(G, xp.float32 if rough else xp.float64, copy=False), moment
 
     def restrict(self, S: Array) -> LeastSquares:  # noqa: D102
         prior = None if self.prior is None else self.xp.take(self.prior, S)
