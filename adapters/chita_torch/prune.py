@@ -125,8 +125,9 @@ def prune(
         In the formula above. "auto" moves by half powers of ten to where the pruned
         model has the least loss on the calibration batches.
     solver : str, default="auto"
-        A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap) for
-        a single stage with a ridge, else "dense".
+        A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap)
+        where there is a ridge, but "dense" in one of several stages for a candidate
+        with the first-order term.
     calibration : float, default=0.1
         Share of the batches held back, never differentiated, to choose ridge,
         first_order, the length of the step, and BatchNorm recalibration. They are kept
@@ -250,7 +251,8 @@ def prune(
             loss_fn,
             data,
             n_gradients,
-            _plan(solver, len(fractions), search.ridge),
+            solver,
+            len(fractions) > 1,
             regrow,
             block_size,
             layout.device if device is None else torch.device(device),
@@ -286,13 +288,6 @@ def prune(
             batchnorm_recalibrated=recalibrated,
             notes=_notes(n_gradients, n_rows, samples_per_gradient),
         )
-
-
-def _plan(solver: str, n_stages: int, ridge: float | None) -> str:
-    """Choose the core's plan: the dual ascent needs a ridge."""
-    if solver != "auto":
-        return solver
-    return "dual" if n_stages == 1 and ridge != 0 else "dense"
 
 
 def _calibration_loss(setting: Setting) -> float:

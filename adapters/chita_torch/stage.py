@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -42,12 +42,12 @@ class Search:
     The ridge is sought from that of the stage before (at first, from the mean
     curvature by powers of ten), in the direction in which the loss falls. The
     first-order term is left out as well where the loss rises with it: near a minimum
-    it is mostly noise.
+    it is mostly noise. The ridges with and without it are orders apart.
     """
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
-    last: float | None = None  # the ridge chosen in the stage before
+    last: dict[bool, float] = field(default_factory=dict, init=False)  # best so far
 
     def run(
         self,
@@ -60,20 +60,28 @@ class Search:
         ``curvature`` is the mean of h_j / n.
         """
         if self.first_order is not None:
-            self._seek_ridge(partial(evaluate, self.first_order), curvature)
-        elif not self._seek_ridge(partial(evaluate, True), curvature) < loss_before:
-            self._seek_ridge(partial(evaluate, False), curvature)
+            self._seek_ridge(self.first_order, evaluate, curvature)
+        elif not self._seek_ridge(True, evaluate, curvature) < loss_before:
+            self._seek_ridge(False, evaluate, curvature)
 
-    def _seek_ridge(self, loss_at: Callable[[float], float], curvature: float) -> float:
+    def _seek_ridge(
+        self,
+        first_order: bool,
+        evaluate: Callable[[bool, float], float],
+        curvature: float,
+    ) -> float:
         """Return the least loss found."""
+        loss_at = partial(evaluate, first_order)
         if self.ridge is not None:
             return loss_at(self.ridge)
-        if self.last is None:
+        if first_order in self.last:
+            start = self.last[first_order]
+            least = loss_at(start)
+        else:
             start = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
             start, least = _descend(loss_at, start, loss_at(start), 10.0)
-        else:
-            start, least = self.last, loss_at(self.last)
-        return _descend(loss_at, start, least, math.sqrt(10.0))[1]
+        self.last[first_order], least = _descend(loss_at, start, least, math.sqrt(10.0))
+        return least
 
 
 def _descend(
@@ -101,11 +109,23 @@ class Setting:
     data: Batches
     n_gradients: int
     solver: str
+    staged: bool  # one of several
     regrow: bool
     block_size: int | None
     device: torch.device
     random_state: int
     on_row: Callable[[int], object]
+
+    def plan(self, ridge: float, first_order: bool) -> str:
+        """Return the core's plan for a candidate.
+
+        The dual ascent needs a ridge. With a first-order term, which is to be trusted
+        near w_bar only, the support of the dense step leads further over the stages
+        than the model's minimiser; without one the dense step is none.
+        """
+        if self.solver != "auto":
+            return self.solver
+        return "dense" if ridge == 0 or (self.staged and first_order) else "dual"
 
 
 def run_stage(
@@ -173,7 +193,7 @@ def run_stage(
         solution = solve(
             model.problem(ridge, 1 / math.sqrt(B) if first_order else 0.0),
             pattern,
-            solver=setting.solver,
+            solver=setting.plan(ridge, first_order),
             random_state=setting.random_state,
         )
         coef = torch.as_tensor(solution.coef).to(A)
@@ -210,7 +230,8 @@ def run_stage(
             trials.append(chosen)
             mask, weights = present, w_bar
     layout.scatter(weights)
-    search.last = chosen.ridge if chosen.step > 0 else None
+    if chosen.step == 0:
+        search.last.clear()  # these ridges led nowhere
     shift = A @ (weights - w_bar) + (1 / math.sqrt(B) if chosen.first_order else 0.0)
     stage = Stage(
         layers=tuple(layout.names),
@@ -222,7 +243,7 @@ def run_stage(
         predicted_change=_predicted_change(shift, chosen.first_order, B),
         objective=solution.objective,
         lower_bound=solution.lower_bound,
-        solver=setting.solver,
+        solver=setting.plan(chosen.ridge, chosen.first_order),
         message=solution.status.value,
         gradient_method=gradients.method,
         gradient_seconds=gradients.seconds,

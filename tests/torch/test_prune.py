@@ -353,6 +353,16 @@ def test_half_precision_models_stay_half(mlp):
     assert report.n_kept == 224 - zeros(model) == round(0.3 * 224)
 
 
+def test_stages_without_a_first_order_term_are_solved_by_dual_ascent(mlp):
+    # The dense step is none then: its support is that of a diagonal curvature.
+    twin = copy.deepcopy(mlp[0])
+    options = {"sparsity": 0.8, "schedule": "linear", "stages": 3, **FIXED}
+    report = prune(*mlp, **options)
+    by_dense = prune(twin, *mlp[1:], solver="dense", **options)
+    assert [stage.solver for stage in report.stages] == ["dual"] * 3
+    assert report.stages[0].objective <= by_dense.stages[0].objective
+
+
 def test_extra_stages_never_raise_the_calibration_loss(mlp):
     report = prune(*mlp, sparsity=0.9, stages=2, extra_stages=3, **QUICK)
     losses = [stage.chosen.loss for stage in report.stages[1:]]
