@@ -29,6 +29,7 @@ from .starts import metric
 GROWTH = 2.0  # of a step tried beyond the support's change
 STABLE = 5  # full checks without a change of support; the backsolve does the rest
 BISECTIONS = 20  # to find where the support changes
+COPIED = 0.2  # of A at most, for the active columns
 
 
 def iht(
@@ -65,16 +66,18 @@ def iht(
     Notes
     -----
     A step costs two products with A on the active columns, a few more where the support
-    changes. The active set copies its columns when they are at most half of all.
+    changes. The active set copies its columns, a fifth of all at most; where the
+    support leaves no room in a fifth, steps are on all of A.
     """
     curvature = metric(problem) if diagonal else None
     best, done = solution, 0
     status = Status.MAX_ITER
-    active, stable = best.support, 0
+    stable = 0
     while done < max_iter:
         step, before = _Step(problem, pattern, curvature), best.support
-        if 4 * pattern.size <= problem.p:
-            active = active | step.promising(best.coef, 2 * pattern.size)
+        room = min(2 * pattern.size, int(COPIED * problem.p) - pattern.size)
+        if 2 * room >= pattern.size:
+            active = best.support | step.promising(best.coef, room)
             inner, used = _on(problem, pattern, best, active, curvature, max_iter, tol)
             done += used
             if inner.objective < best.objective:
@@ -93,7 +96,6 @@ def iht(
         if stable == STABLE or gain <= tol * abs(best.objective):
             status = Status.CONVERGED
             break
-        active = active | mask
     note = f"hard thresholding: {done} steps"
     return replace(
         best,

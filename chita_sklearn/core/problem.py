@@ -500,9 +500,16 @@ class LeastSquares(Quadratic):
         return xp.astype(G, xp.float32 if rough else xp.float64, copy=False), moment
 
     def restrict(self, S: Array) -> LeastSquares:  # noqa: D102
-        prior = None if self.prior is None else self.xp.take(self.prior, S)
-        part = LeastSquares(self.columns(S), self.b, prior=prior)
-        part.mu = self.mu
+        def taken(x: Array | None) -> Array | None:
+            return None if x is None else self.xp.take(x, S)
+
+        part = copy.copy(self)
+        part._data = _Dense(self._data.take(S))
+        part.p = S.shape[0]
+        part.prior, part._m, part._norms = map(
+            taken, (self.prior, self._m, self._norms)
+        )
+        part.grams = []
         return part
 
     def raw_norms(self) -> Array:
