@@ -11,6 +11,7 @@ less. At the end, what the pruned model takes on disk.
 
 import copy
 
+import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -75,6 +76,7 @@ def largest(weight, n, m):
     return sparse.reshape(rows.shape).movedim(-1, 1)
 
 
+scores, masks = {}, {}
 for n, m in ((2, 4), (1, 4), (1, 8)):
     by_size = copy.deepcopy(dense)
     with torch.no_grad():
@@ -93,7 +95,32 @@ for n, m in ((2, 4), (1, 4), (1, 8)):
         progress=False,
         random_state=0,
     )
-    print(f"{n}:{m}   by size {accuracy(by_size):6.1%}   prune {accuracy(pruned):6.1%}")
+    masks[n, m] = report.masks["5.weight"]
+    scores[n, m] = accuracy(by_size), accuracy(pruned)
+    print("{}:{}   by size {:6.1%}   prune {:6.1%}".format(n, m, *scores[n, m]))
+
+# %%
+# Accuracy, and what the patterns look like
+# -----------------------------------------
+# A corner of the first fully connected layer: dark weights stay. Between two lines
+# each row has its two, or its one.
+
+fig, axes = plt.subplots(1, 4, figsize=(9, 2.8), layout="constrained")
+names = [f"{n}:{m}" for n, m in scores]
+for i, (title, color) in enumerate((("by size", "#999999"), ("prune", "#0072B2"))):
+    places = [t + 0.4 * i for t in range(len(names))]
+    values = [pair[i] for pair in scores.values()]
+    axes[0].bar(places, values, 0.38, color=color, label=title)
+axes[0].axhline(accuracy(dense), color="black", linestyle=":", label="dense")
+axes[0].set_xticks([t + 0.2 for t in range(len(names))], names)
+axes[0].set(ylim=(0, 1.35), yticks=(0, 0.25, 0.5, 0.75, 1), ylabel="test accuracy")
+axes[0].legend(frameon=False, fontsize="small", ncols=2, loc="upper left")
+for ax, ((n, m), mask) in zip(axes[1:], masks.items(), strict=True):
+    ax.imshow(mask[:16, :16], cmap="Blues", vmin=-0.1, vmax=1.3)
+    for column in range(m, 16, m):
+        ax.axvline(column - 0.5, color="black", linewidth=0.8)
+    ax.set(title=f"{n}:{m}", xticks=[], yticks=[])
+plt.show()
 
 # %%
 # What happened, and what it saves
