@@ -98,6 +98,13 @@ class SupportSolver(ABC):
         """
 
     @abstractmethod
+    def minimum(self) -> float:
+        """Return the minimum of n F on the support held, as near as the Gram tells it.
+
+        Where a Gram of n x n is held, that takes no product with A.
+        """
+
+    @abstractmethod
     def copy(self) -> Self:
         """Another solver in the same state; the arrays are shared, never written to."""
 
@@ -217,6 +224,17 @@ class Backsolver(SupportSolver):
             self._hold(S)  # a mixture of supports that are each smaller than n
         return self._wide(within)
 
+    def minimum(self) -> float:  # noqa: D102
+        problem = self.problem
+        if self._held is None:
+            w, r, _ = self.solve()
+            return 0.5 * float(r @ r) + problem.penalty(w)
+        d, x, _ = self._factored()
+        left = problem.zeros(problem.p)
+        if problem.prior is not None:
+            left = (1.0 - self._z) * problem.prior**2
+        return 0.5 * problem.mu * float(d @ x + problem.xp.sum(left))
+
     @property
     def weights(self) -> Array:  # noqa: D102
         return self._z
@@ -243,12 +261,17 @@ class Backsolver(SupportSolver):
             w = w + z_S * prior
         return Minimiser(scatter(problem.p, S, w), r, None)
 
+    def _factored(self) -> tuple[Array, Array, Array]:
+        """d, the solution x of (A Z A' + mu I) x = d, and the factor it came from."""
+        problem, held = self.problem, self._held
+        d = problem.b if held.centre is None else problem.b - held.centre
+        L, self.damping = damped_cholesky(held.G, problem.mu)
+        return d, _solved(L, d), L
+
     def _wide(self, within: float) -> Minimiser:
         problem, mu = self.problem, self.problem.mu
-        z, G, centre, rough = self._held
-        d = problem.b if centre is None else problem.b - centre
-        L, self.damping = damped_cholesky(G, mu)
-        x = _solved(L, d)
+        d, x, L = self._factored()
+        z, rough = self._held.z, self._held.rough
         if within == float("inf"):
             return Minimiser(None, mu * x, mu * problem.rmatvec(x, rough=rough))
         # Refine against A itself, which also tells the residual as it is. An x whose

@@ -96,6 +96,9 @@ class BlockLeastSquares(Quadratic):
             start += q.p
         return BlockLeastSquares(parts)
 
+    def thinned(self, step: int) -> BlockLeastSquares:  # noqa: D102
+        return BlockLeastSquares([q.thinned(step) for q in self.problems])
+
     def intercept(self, w: Array) -> float:  # noqa: D102
         return 0.0
 
@@ -137,6 +140,9 @@ class BlockBacksolver(SupportSolver):
         self.damping = max(solver.damping for solver in self._solvers)
         w = xp.concat([part.w for part in parts]) if within < float("inf") else None
         return Minimiser(w, xp.concat([part.r for part in parts]), None)
+
+    def minimum(self) -> float:  # noqa: D102
+        return sum(solver.minimum() for solver in self._solvers)
 
     def copy(self) -> Self:  # noqa: D102
         other = copy.copy(self)

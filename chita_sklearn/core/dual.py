@@ -16,13 +16,15 @@ Where several T tie that stalls. The cure is to average the supports met (Frank-
 the perspective relaxation, whose dual D is): with weights z in the hull of the masks,
 
     T = best_mask(c^2) at the best alpha so far
-    z <- (1 - gamma) z + gamma 1_T               gamma = 1, 3/5, 3/6, 3/7, ...
+    z <- (1 - gamma) z + gamma 1_T               gamma = 3/4, 3/5, 3/6, 3/7, ...
     alpha(z) = the residual of the backsolve with weights z
     alpha <- the maximiser of D on the segment from alpha to alpha(z)
 
-which starts as the plain ascent and never stalls. The line search needs no product with
-A, for u is linear in alpha; and A diag(z) A' is linear in z, so that a step costs the
-Gram of the columns that entered or left T, two Cholesky factors and two products A'r.
+from z = 1_S of the support S given; that never stalls. The line search needs no product
+with A, for u is linear in alpha; and A diag(z) A' is linear in z, so that a step costs
+the Gram of the columns that entered or left T, a Cholesky factor and a product A'r; and
+once the bound has settled another such Gram and factor, which tell how good the largest
+of z would be as a support. Only where that closes the gap is it solved for.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .arrays import Array, array_namespace
-from .backsolve import backsolve, backsolver
+from .backsolve import SupportSolver, backsolve, backsolver
 from .patterns import Pattern
 from .problem import Quadratic
 from .solution import Solution, Status
@@ -41,8 +43,7 @@ HALVINGS = 12  # of the interval in a line search
 # A bound below zero that 5 steps do not bring to a third of its size is given up, where
 # A has so many numbers that further steps would be felt.
 HOPELESS, SHRINK, COSTLY = 5, 1 / 3, 2**20
-WITHIN = 1e-6  # share of n F that the backsolve of a candidate may miss
-PATIENCE, STALL = 2, 0.25  # stop when 2 feasible points close less of the gap
+PATIENCE, STALL = 5, 0.25  # stop when 5 feasible points close less of the gap
 
 
 class Fixed(NamedTuple):
@@ -134,10 +135,14 @@ class Dual:
             slope = at_0 - t * bend - _sum(mask, c_t * du) / problem.mu
             low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)
         alpha, u = alpha + low * da, u + low * du
-        c2 = self.scores(u)
+        return alpha, u, self.value(alpha, u)
+
+    def value(self, alpha: Array, u: Array) -> float:
+        """D(alpha) without its rounding term, given u = A'alpha."""
+        problem, c2 = self.problem, self.scores(u)
         value = problem.b @ alpha - 0.5 * (alpha @ alpha)
         value = value - 0.5 * _sum(self.pattern.best_mask(c2), c2) / problem.mu
-        return alpha, u, float(value) + self._constant
+        return float(value) + self._constant
 
 
 def _sum(mask: Array, x: Array) -> Array:
@@ -179,7 +184,8 @@ def dual(
     pattern : Pattern
         The allowed supports.
     solution : Solution
-        Where to start: its residual is the first alpha.
+        Where to start: the residual of the backsolve on its support is the first
+        alpha.
     max_iter : int
         Steps at most.
     tol : float
@@ -191,69 +197,64 @@ def dual(
     -------
     Solution
         Never with a larger objective or a smaller bound than given.
-
-    Notes
-    -----
-    A step costs a backsolve and a product with A'; from where the bound has settled
-    (rises by less than `tol` a step) every other one a second backsolve as well, for a
-    feasible point.
     """
     function = Dual(problem, pattern)
     solver = backsolver(problem, pattern.size, rough=rough_enough(problem))
-    alpha = problem.residual(solution.coef)
-    u = problem.rmatvec(alpha)
-    best, value, gaps = solution, float("-inf"), [float("inf")]
+    mixture = solver.update(solution.support).copy()
+    alpha, u = _residual(problem, mixture)
+    value = function.value(alpha, u)
+    candidate, lowest = mixture.copy(), mixture.minimum()
     costly = problem.n_rows * problem.p > COSTLY
-    status, due, values = Status.MAX_ITER, 0, []
-    mixture = None
+    best, values, gaps = solution, [value], [float("inf")]
     for t in range(max_iter):
         solver.update(pattern.best_mask(function.scores(u)))
-        if mixture is None:
-            mixture = solver.copy()
-        else:
-            mixture.mix(solver, 3.0 / (t + 4))
-        _, r, u_r = mixture.solve(within=float("inf"))
-        u_r = problem.rmatvec(r) if u_r is None else u_r
-        last = value
-        alpha, u, value = function.climb(alpha, u, r, u_r)
-        stop = on_step is not None and on_step(best.coef)
+        mixture.mix(solver, 3.0 / (t + 4))
+        alpha, u, value = function.climb(alpha, u, *_residual(problem, mixture))
+        rising = value - values[-1] > tol * abs(value)
         values.append(value)
-        slow = t >= HOPELESS and value < SHRINK * values[t - HOPELESS] <= 0
-        if slow and costly and not stop:
-            best = with_bound(best, 0.0)  # too small a ridge to prove anything with
-            status = Status.CONVERGED
-            break
-        rising = value - last > tol * abs(value)
-        if not stop and t + 1 < max_iter and (rising or t < due):
+        status: Status | None = None
+        if on_step is not None and on_step(best.coef):
+            status = Status.STOPPED
+        elif t >= HOPELESS and costly and value < SHRINK * values[t - HOPELESS] <= 0:
+            status = Status.CONVERGED  # too small a ridge to prove anything with
+        elif t + 1 == max_iter:
+            status = Status.MAX_ITER
+        elif rising:
             continue  # a feasible point now would soon be beaten by a better
-        due = t + 2
-        mask = pattern.best_mask(mixture.weights)
-        w, r, _ = solver.copy().update(mask).solve(within=WITHIN)
+        other = solver.copy().update(pattern.best_mask(mixture.weights))
+        if (minimum := other.minimum()) < lowest:
+            candidate, lowest = other, minimum
+        gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
+        if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
+            status = status or Status.CONVERGED
+        if status is None and costly and gaps[-1] > tol:
+            continue
+        w, r, _ = candidate.solve()
         objective = 0.5 * float(r @ r) + problem.penalty(w)
         if objective < best.objective:
+            mask = candidate.weights > 0
             best = replace(best, coef=w, support=mask, objective=objective)
         bound, fixed = function.certificate(alpha, best.objective)
         best = _decide(problem, pattern, with_bound(best, bound), fixed)
-        gaps.append(best.gap)
-        if stop:
-            status = Status.STOPPED
-            break
-        if best.gap <= tol:
+        if best.gap <= tol and status is not Status.STOPPED:
             status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
+        if status is not None:
             break
-        if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
-            status = Status.CONVERGED
-            break
-    best = backsolve(problem, best, solver.copy())
     best = with_bound(best, best.lower_bound)  # not above the lower objective
     solver.keep()
     note = f"dual ascent: {t + 1} steps, proven gap {best.gap:.2%}"
     return replace(
         best,
         n_iter=best.n_iter + t + 1,
-        status=status,
+        status=status or Status.MAX_ITER,
         history=(*best.history, note),
     )
+
+
+def _residual(problem: Quadratic, solver: SupportSolver) -> tuple[Array, Array]:
+    """alpha = the residual of the backsolve with the weights held, and A'alpha."""
+    _, r, u = solver.solve(within=float("inf"))
+    return r, problem.rmatvec(r) if u is None else u
 
 
 def _decide(

@@ -212,6 +212,10 @@ class Quadratic(ABC):
         """
 
     @abstractmethod
+    def thinned(self, step: int) -> Quadratic:
+        """Return the problem of every step-th row; n F is about step times smaller."""
+
+    @abstractmethod
     def intercept(self, w: Array) -> float:
         """Return the constant that goes with w; 0 without fit_intercept."""
 
@@ -434,7 +438,7 @@ class LeastSquares(Quadratic):
     def column_norms(self) -> Array:
         """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
         if self._norms is None:
-            self._norms, _ = self._data.spread(self._s, None)
+            self._norms, _ = self._data.spread(self._s, self._m)
         return self._norms
 
     def columns(
@@ -511,6 +515,16 @@ class LeastSquares(Quadratic):
         )
         part.grams = []
         return part
+
+    def thinned(self, step: int) -> LeastSquares:  # noqa: D102
+        other = copy.copy(self)
+        other._data = self._data.part(slice(None, None, step))
+        other.n_rows, other.b = int(other._data.shape[0]), self.b[::step]
+        if self._s is not None and self._d is not None:
+            other._s, other._d = self._s[::step], self._d[::step]
+        other.mu, other.n = self.mu / step, self.n / step
+        other._norms, other.grams = None, []
+        return other
 
     def raw_norms(self) -> Array:
         """Squared column norms before centring: what rounding errors scale with."""

@@ -24,6 +24,7 @@ SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps wei
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
+THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
 PROOF_STEPS = 30  # of dual ascent after a search by swaps
 
 OnStep = Callable[[Array], bool]
@@ -235,7 +236,12 @@ def _dual(
         )
         raise ValueError(msg)
     if solution is None:
-        solution = _feasible(problem, starts.magnitude(problem, pattern))
+        solution = _first(problem, pattern)
+        if problem.n_rows >= THIN * FEW_ROWS:
+            # A few rows tell most of the support, for next to nothing.
+            few = problem.thinned(THIN)
+            found = dual(few, pattern, _first(few, pattern), max_iter=5, tol=tol)
+            solution = _feasible(problem, found.support)
     solution = dual(
         problem, pattern, solution, max_iter=max_iter, tol=tol, on_step=on_step
     )
@@ -257,8 +263,7 @@ def _iht(
     **_: object,
 ) -> Solution:
     if solution is None:
-        begin = starts.correlation if problem.prior is None else starts.magnitude
-        solution = _feasible(problem, begin(problem, pattern))
+        solution = _first(problem, pattern)
     solution = iht(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
     return certify(problem, pattern, backsolve(problem, solution))
 
@@ -286,6 +291,12 @@ _PLANS: dict[str, Callable[..., Solution]] = {
     "dense": _dense,
 }
 SOLVERS = ("auto", "swap", "dual", "iht", "dense")
+
+
+def _first(problem: Quadratic, pattern: Pattern) -> Solution:
+    """Return what can be said without searching."""
+    begin = starts.correlation if problem.prior is None else starts.magnitude
+    return _feasible(problem, begin(problem, pattern))
 
 
 def _feasible(problem: Quadratic, mask: Array) -> Solution:

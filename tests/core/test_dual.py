@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
+from chita_sklearn.core.backsolve import backsolver
 from chita_sklearn.core.dual import Dual, certify, dual
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
@@ -247,6 +248,31 @@ def test_with_a_large_ridge_the_gap_closes():
     found = solve(LeastSquares(X, y, ridge=10.0), Cardinality(80), solver="dual")
     assert found.status in (Status.WITHIN_TOL, Status.OPTIMAL)
     assert 0 <= found.gap <= 1e-3
+
+
+def test_the_minimum_on_a_support_needs_no_coefficients(oracle):
+    for seed in range(20):
+        case = oracle.case(seed, n=12, p=40, ridge=0.05)
+        problem, rng = case.problem(), np.random.default_rng(seed)
+        for size, rel in ((5, 1e-9), (30, 1e-9)):  # an s x s and an n x n system
+            mask = np.zeros(40, dtype=bool)
+            mask[rng.permutation(40)[:size]] = True
+            told = backsolver(problem, size).update(mask).minimum()
+            assert told == pytest.approx(case.objective(case.refit(mask)), rel=rel)
+
+
+def test_many_rows_begin_on_few_of_them_and_prove_as_much():
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((640, 10)) @ rng.standard_normal((10, 2000))
+    X = 0.1 * rng.standard_normal((640, 2000)) + 0.3 * shared
+    prior = rng.standard_normal(2000)
+    problem = LeastSquares(X, X @ prior, ridge=0.2, prior=prior)
+    found = solve(problem, Cardinality(600), solver="dual")
+    given = solve(problem, Cardinality(600), solver="dual", start=prior)
+    for answer in (found, given):
+        assert answer.status is Status.WITHIN_TOL
+        assert answer.gap <= 1e-3
+    assert found.objective <= given.objective * 1.001
 
 
 def test_without_a_ridge_there_is_no_bound():

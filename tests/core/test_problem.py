@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, solve
@@ -266,3 +266,20 @@ def test_constant_columns_centred_are_columns_of_zeros():
         solution = solve(problem, Cardinality(2))
         assert abs(solution.coef[0]) <= 1e-12
         assert solution.coef[1] == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), step=st.integers(1, 4))
+def test_thinned_rows_stand_for_all_of_them(oracle, kind, seed, step):
+    case = oracle.case(seed)
+    few = case.but(X=scipy.sparse.csr_array(case.X)) if kind == "sparse" else case
+    few, rng = few.problem().thinned(step), np.random.default_rng(seed)
+    w = rng.standard_normal(few.p)
+    A, b = case.A.astype(float)[::step], case.b.astype(float)[::step]
+    shift = w - case.w_bar.astype(float)
+    expected = np.sum((b - A @ w) ** 2) / 2 + float(case.mu) / step / 2 * shift @ shift
+    assert few.objective(w) == pytest.approx(expected, rel=1e-9)
+    r = rng.standard_normal(few.n_rows)
+    assert np.allclose(few.rmatvec(r), A.T @ r, atol=1e-9 * np.abs(A).sum())
+    assert np.allclose(few.column_norms(), np.sum(A**2, axis=0), rtol=1e-8)
