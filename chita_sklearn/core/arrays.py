@@ -33,6 +33,7 @@ __all__ = [
     "device",
     "indices",
     "kth_largest",
+    "numbers",
     "scatter",
     "take_columns",
     "to_host",
@@ -58,6 +59,14 @@ def to_host(x: Array) -> np.ndarray:
     if is_cupy_namespace(xp):
         return x.get()
     return np.array(to_device(x, xp.Device("CPU_DEVICE")))
+
+
+def numbers(*scalars: Array) -> list[float]:
+    """Several 0-d arrays as floats, by one transfer: each has the host wait."""
+    xp = array_namespace(*scalars)
+    if _on_host(scalars[0]):
+        return [float(x) for x in scalars]
+    return to_host(xp.stack([xp.astype(x, xp.float64) for x in scalars])).tolist()
 
 
 def _on_host(x: Array) -> bool:
@@ -188,15 +197,18 @@ def _factor(M: Array, overwrite: bool = False) -> tuple[Array, Array]:
     return L, good & xp.all((pivots > 0) & (pivots**2 > floor))
 
 
-def damped_cholesky(G: Array, mu: float) -> tuple[Array, float]:
+def damped_cholesky(G: Array, mu: float, sure: bool = False) -> tuple[Array, float]:
     """Lower Cholesky factor of G + mu I, with the least damping that works.
 
     Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
     or starting at rounding level and growing tenfold each try. Relative to each
     diagonal entry, it does not swamp columns of small norm. The factor of a float32 G
-    is float32 where that needs no damping, else float64.
+    is float32 where that needs no damping, else float64. Where it is `sure` that none
+    is needed in float64, an accelerator is not waited for to say so.
     """
     xp = array_namespace(G)
+    if sure and not _on_host(G):
+        return _scaled_factor(G, mu, 0.0, xp.float64)[0], 0.0
     attempts = [(G.dtype, 0.0)]
     if G.dtype != xp.float64:
         attempts.append((xp.float64, 0.0))

@@ -27,6 +27,7 @@ from .arrays import (
     cholesky_solve,
     damped_cholesky,
     indices,
+    numbers,
     scatter,
 )
 from .descent import coordinate_descent
@@ -55,6 +56,8 @@ class _Held(NamedTuple):
     G: Array  # A Z A', shape (n_rows, n_rows)
     centre: Array | None  # A Z w_bar, shape (n_rows,)
     rough: bool  # whether in float32
+    whole: bool  # whether z is a support
+    size: int  # about how many coordinates z has
 
 
 class SupportSolver(ABC):
@@ -98,7 +101,7 @@ class SupportSolver(ABC):
         """
 
     @abstractmethod
-    def minimum(self) -> float:
+    def minimum(self) -> Array:
         """Return the minimum of n F on the support held, as near as the Gram tells it.
 
         Where a Gram of n x n is held, that takes no product with A.
@@ -157,60 +160,70 @@ class Backsolver(SupportSolver):
         self._rough = rough
         # Without a ridge the n x n matrix of few columns is singular.
         self._keeps = size is not None and 4 * size >= problem.n_rows and problem.mu > 0
+        # With its diagonal scaled to 1, the smallest eigenvalue of A Z A' + mu I is at
+        # least mu / (||A||_F^2 + mu); n^2 eps is enough for a Cholesky factor.
+        self._sure = False
+        if self._keeps:
+            largest = float(problem.xp.sum(problem.column_norms())) + problem.mu
+            eps = float(problem.xp.finfo(problem.xp.float64).eps)
+            self._sure = 2 * problem.n_rows**2 * eps * largest < problem.mu
         self._z: Any = None
         self._held: Any = None
 
     def update(self, z: Array) -> Self:  # noqa: D102
+        # No number is asked of the device but how many coordinates changed.
         problem, xp = self.problem, self.problem.xp
+        whole = z.dtype == xp.bool
         self._z = z = xp.astype(z, xp.float64, copy=False)
-        S = indices(z > 0)
-        if not (self._keeps or S.shape[0] > problem.n_rows):
+        if not self._keeps and indices(z > 0).shape[0] <= problem.n_rows:
             self._held = None
             return self
-        # Start from the Gram, here or kept with the problem, that differs the least.
-        known = [] if self._held is None else [self._held]
-        known += [kept for kept in problem.grams if self._rough or not kept.rough]
-        fewest, nearest = S.shape[0] // 2, None
-        for held in known:
-            count = int(xp.count_nonzero(z != held.z))
-            if count <= fewest:
-                fewest, nearest = count, held
-        if nearest is None:
-            self._hold(S)
+        # Start from the Gram here or, at first, from what is kept with the problem.
+        known = [self._held]
+        if self._held is None:
+            known = [kept for kept in problem.grams if self._rough or not kept.rough]
+        changes = [(held, indices(z > held.z), indices(z < held.z)) for held in known]
+        nearest = min(changes, key=_differing, default=None)
+        if nearest is None or 2 * _differing(nearest) > nearest[0].size:
+            self._hold(whole)
             return self
+        held, more, less = nearest
         # The arrays are shared with copies: what is added to is a new one.
-        G = xp.asarray(nearest.G, copy=True)
-        centre = nearest.centre
-        sums = G, None if centre is None else xp.asarray(centre, copy=True)
-        change = z - nearest.z
+        centre = None if held.centre is None else xp.asarray(held.centre, copy=True)
+        sums = xp.asarray(held.G, copy=True), centre
         # Two symmetric products, not one with signs: each costs half of it.
-        for sign in (1.0, -1.0):
-            part = indices(sign * change > 0)
+        for part, sign in ((more, 1.0), (less, -1.0)):
             if part.shape[0]:
-                scale = _scale(sign * xp.take(change, part))
+                scale = None
+                if not (whole and held.whole):
+                    scale = sign * xp.take(z - held.z, part)
                 sums = problem.outer_gram(part, scale, self._rough, sums, sign)
-        self._held = _Held(z, *sums, self._rough)
+        size = held.size + more.shape[0] - less.shape[0]
+        self._held = _Held(z, *sums, self._rough, whole, size)
         return self
 
-    def _hold(self, S: Array) -> None:
-        """Form the n x n Gram of the weights z, whose coordinates are S."""
-        scale = _scale(self.problem.xp.take(self._z, S))
+    def _hold(self, whole: bool = False) -> None:
+        """Form the n x n Gram of the weights z anew."""
+        S = indices(self._z > 0)
+        scale = None if whole else self.problem.xp.take(self._z, S)
         sums = self.problem.outer_gram(S, scale, self._rough)
-        self._held = _Held(self._z, *sums, self._rough)
+        self._held = _Held(self._z, *sums, self._rough, whole, S.shape[0])
 
     def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
         if self._held is not None:
             if other._held is None:  # the mixture has outgrown n, what comes in has not
                 other._keeps = True
-                other._hold(indices(other._z > 0))
+                other._hold()
             mine, its = self._held, other._held
             G = share * its.G
             G += (1.0 - share) * mine.G
             centre = mine.centre
             if centre is not None:
                 centre = (1.0 - share) * centre + share * its.centre
-            self._held = _Held(self._z, G, centre, self._rough)
+            self._held = _Held(
+                self._z, G, centre, self._rough, whole=False, size=mine.size
+            )
         return self
 
     def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
@@ -221,19 +234,19 @@ class Backsolver(SupportSolver):
                 return Minimiser(zeros, self.problem.b, None)
             if S.shape[0] <= self.problem.n_rows:
                 return self._tall(S, self.problem.xp.take(self._z, S))
-            self._hold(S)  # a mixture of supports that are each smaller than n
+            self._hold()  # a mixture of supports that are each smaller than n
         return self._wide(within)
 
-    def minimum(self) -> float:  # noqa: D102
+    def minimum(self) -> Array:  # noqa: D102
         problem = self.problem
         if self._held is None:
             w, r, _ = self.solve()
-            return 0.5 * float(r @ r) + problem.penalty(w)
+            return problem.value(w, r)
         d, x, _ = self._factored()
         left = problem.zeros(problem.p)
         if problem.prior is not None:
             left = (1.0 - self._z) * problem.prior**2
-        return 0.5 * problem.mu * float(d @ x + problem.xp.sum(left))
+        return 0.5 * problem.mu * (d @ x + problem.xp.sum(left))
 
     @property
     def weights(self) -> Array:  # noqa: D102
@@ -265,7 +278,7 @@ class Backsolver(SupportSolver):
         """d, the solution x of (A Z A' + mu I) x = d, and the factor it came from."""
         problem, held = self.problem, self._held
         d = problem.b if held.centre is None else problem.b - held.centre
-        L, self.damping = damped_cholesky(held.G, problem.mu)
+        L, self.damping = damped_cholesky(held.G, problem.mu, self._sure)
         return d, _solved(L, d), L
 
     def _wide(self, within: float) -> Minimiser:
@@ -282,8 +295,8 @@ class Backsolver(SupportSolver):
             w = z * (u if problem.prior is None else u + problem.prior)
             r = problem.residual(w)
             lost = r - mu * x
-            small = within * mu**2 * float(d @ x) if mu else ACCURACY**2 * float(d @ d)
-            if float(lost @ lost) <= small:
+            short, most = numbers(lost @ lost, d @ x if mu else d @ d)
+            if short <= (within * mu**2 if mu else ACCURACY**2) * most:
                 break
             x = x + _solved(L, lost)
         else:
@@ -297,9 +310,8 @@ class Backsolver(SupportSolver):
 backsolver.register(LeastSquares, Backsolver)
 
 
-def _scale(x: Array) -> Array | None:
-    """The weights of columns, or None where all are 1."""
-    return None if bool(array_namespace(x).all(x == 1)) else x
+def _differing(change: tuple[_Held, Array, Array]) -> int:
+    return change[1].shape[0] + change[2].shape[0]
 
 
 def _solved(L: Array, rhs: Array) -> Array:
@@ -325,8 +337,7 @@ def ridge_solve(A_S: Columns, root: Array, d: Array, mu: float) -> tuple[Array, 
     L, damping = damped_cholesky(G, mu)
     del G
     v = cholesky_solve(L, rhs)
-    scale = float(xp.linalg.vector_norm(rhs))
-    last = float("inf")
+    scale, last = float(xp.linalg.vector_norm(rhs)), float("inf")
     for _ in range(REFINEMENTS):
         lost = root * A_S.tdot(d - A_S.dot(root * v)) - mu * v
         error = float(xp.linalg.vector_norm(lost))
@@ -349,7 +360,7 @@ def backsolve(
             return coordinate_descent(problem, solution)
     solver = backsolver(problem) if solver is None else solver
     w, r, _ = solver(solution.support)
-    objective = 0.5 * float(r @ r) + problem.penalty(w)
+    objective = float(problem.value(w, r))
     if not objective < solution.objective:
         return solution
     dependent = problem.mu == 0 and solver.damping > 0

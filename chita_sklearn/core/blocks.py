@@ -141,7 +141,7 @@ class BlockBacksolver(SupportSolver):
         w = xp.concat([part.w for part in parts]) if within < float("inf") else None
         return Minimiser(w, xp.concat([part.r for part in parts]), None)
 
-    def minimum(self) -> float:  # noqa: D102
+    def minimum(self) -> Array:  # noqa: D102
         return sum(solver.minimum() for solver in self._solvers)
 
     def copy(self) -> Self:  # noqa: D102

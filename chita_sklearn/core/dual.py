@@ -33,7 +33,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from .arrays import Array, array_namespace
+from .arrays import Array, array_namespace, numbers
 from .backsolve import SupportSolver, backsolve, backsolver
 from .patterns import Pattern
 from .problem import Quadratic
@@ -79,12 +79,12 @@ class Dual:
 
         One product with A'.
         """
-        return self.certificate(alpha)[0]
+        return max(float(self.certificate(alpha, float("inf"))[0]), 0.0)
 
-    def certificate(
-        self, alpha: Array, objective: float = float("inf")
-    ) -> tuple[float, Fixed]:
+    def certificate(self, alpha: Array, objective: Array) -> tuple[Array, Fixed]:
         """The bound at alpha, and what it decides of supports better than `objective`.
+
+        All on the device: nobody waits for it here.
 
         The patterns are matroids, so that the best allowed support that contains a j
         outside T has at most the score of T, less its smallest, plus c_j^2; and the
@@ -94,28 +94,29 @@ class Dual:
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
         mask = self.pattern.best_mask(c2)
-        chosen = float(_sum(mask, c2))
-        length = float(xp.linalg.vector_norm(alpha))
-        value = float(problem.b @ alpha) - 0.5 * length**2
+        chosen = _sum(mask, c2)
+        length = xp.linalg.vector_norm(alpha)
+        value = problem.b @ alpha - 0.5 * length**2
         value += self._constant - 0.5 * chosen / problem.mu
         # |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||, which changes the largest
         # sum by at most 2 sqrt(chosen) ||e|| + ||e||^2, over whichever support.
         error = self._gamma_n * length * self._spread
-        rounding = (2 * chosen**0.5 * error + error**2) / (2 * problem.mu)
+        both = 2 * xp.sqrt(chosen) * error + error**2
+        rounding = both / (2 * problem.mu)
         rounding += self._gamma_p * (chosen / problem.mu + self._constant)
         rounding += self._gamma_n * length * (length + self._b_norm)
         bound = value - rounding
         # The scores compared below are off by rounding too, each by at most this much.
-        slack = 2 * error * chosen**0.5 + error**2 + self._gamma_p * chosen
+        slack = both + self._gamma_p * chosen
         margin = 2 * problem.mu * (objective - bound) + 2 * slack
         low = xp.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
         high = xp.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
         fixed = Fixed(mask & (c2 - high > margin), ~mask & (low - c2 > margin))
-        return max(bound, 0.0), fixed
+        return bound, fixed
 
     def climb(
         self, alpha: Array, u: Array, to: Array, u_to: Array
-    ) -> tuple[Array, Array, float]:
+    ) -> tuple[Array, Array, Array]:
         """Maximise D on the segment from alpha `to` another; no product with A.
 
         D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
@@ -137,12 +138,12 @@ class Dual:
         alpha, u = alpha + low * da, u + low * du
         return alpha, u, self.value(alpha, u)
 
-    def value(self, alpha: Array, u: Array) -> float:
+    def value(self, alpha: Array, u: Array) -> Array:
         """D(alpha) without its rounding term, given u = A'alpha."""
         problem, c2 = self.problem, self.scores(u)
         value = problem.b @ alpha - 0.5 * (alpha @ alpha)
         value = value - 0.5 * _sum(self.pattern.best_mask(c2), c2) / problem.mu
-        return float(value) + self._constant
+        return value + self._constant
 
 
 def _sum(mask: Array, x: Array) -> Array:
@@ -198,18 +199,19 @@ def dual(
     Solution
         Never with a larger objective or a smaller bound than given.
     """
-    function = Dual(problem, pattern)
+    xp, function = problem.xp, Dual(problem, pattern)
     solver = backsolver(problem, pattern.size, rough=rough_enough(problem))
     mixture = solver.update(solution.support).copy()
     alpha, u = _residual(problem, mixture)
-    value = function.value(alpha, u)
-    candidate, lowest = mixture.copy(), mixture.minimum()
+    value = float(function.value(alpha, u))
+    candidate, lowest = mixture.copy(), float(mixture.minimum())
     costly = problem.n_rows * problem.p > COSTLY
     best, values, gaps = solution, [value], [float("inf")]
     for t in range(max_iter):
         solver.update(pattern.best_mask(function.scores(u)))
         mixture.mix(solver, 3.0 / (t + 4))
-        alpha, u, value = function.climb(alpha, u, *_residual(problem, mixture))
+        alpha, u, reached = function.climb(alpha, u, *_residual(problem, mixture))
+        value = float(reached)  # the one number a step asks of the device
         rising = value - values[-1] > tol * abs(value)
         values.append(value)
         status: Status | None = None
@@ -222,7 +224,7 @@ def dual(
         elif rising:
             continue  # a feasible point now would soon be beaten by a better
         other = solver.copy().update(pattern.best_mask(mixture.weights))
-        if (minimum := other.minimum()) < lowest:
+        if (minimum := float(other.minimum())) < lowest:
             candidate, lowest = other, minimum
         gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
@@ -230,12 +232,20 @@ def dual(
         if status is None and costly and gaps[-1] > tol:
             continue
         w, r, _ = candidate.solve()
-        objective = 0.5 * float(r @ r) + problem.penalty(w)
+        found = problem.value(w, r)
+        least = xp.where(found < best.objective, found, best.objective + 0 * found)
+        bound, fixed = function.certificate(alpha, least)
+        if best.fixed is not None:
+            # Fixed for any support better than an earlier, larger objective: still so.
+            pairs = zip(best.fixed, fixed, strict=True)
+            fixed = Fixed(*(old | new for old, new in pairs))
+        counts = (xp.count_nonzero(mask) for mask in fixed)
+        objective, proven, *n_fixed = numbers(found, bound, *counts)
         if objective < best.objective:
             mask = candidate.weights > 0
             best = replace(best, coef=w, support=mask, objective=objective)
-        bound, fixed = function.certificate(alpha, best.objective)
-        best = _decide(problem, pattern, with_bound(best, bound), fixed)
+        best = replace(with_bound(best, max(proven, 0.0)), fixed=fixed)
+        best = _decide(problem, pattern, best, fixed, *n_fixed)
         if best.gap <= tol and status is not Status.STOPPED:
             status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
         if status is not None:
@@ -258,17 +268,17 @@ def _residual(problem: Quadratic, solver: SupportSolver) -> tuple[Array, Array]:
 
 
 def _decide(
-    problem: Quadratic, pattern: Pattern, best: Solution, fixed: Fixed
+    problem: Quadratic,
+    pattern: Pattern,
+    best: Solution,
+    fixed: Fixed,
+    n_in: float,
+    n_out: float,
 ) -> Solution:
-    """Add what is fixed; where one support alone could be better, settle it."""
-    xp = problem.xp
-    if best.fixed is not None:
-        # Fixed for any support better than an earlier, larger objective: still so.
-        fixed = Fixed(*(old | new for old, new in zip(best.fixed, fixed, strict=True)))
-    best = replace(best, fixed=fixed)
-    n_in, n_out = (int(xp.count_nonzero(mask)) for mask in fixed)
+    """Where one support alone could be better than the best, settle it."""
     if n_in < pattern.size and n_out < problem.p - pattern.size:
         return best
+    xp = problem.xp
     inside, outside = (xp.astype(mask, xp.float64) for mask in fixed)
     last = Solution(
         problem.zeros(problem.p), pattern.best_mask(inside - outside), xp.inf

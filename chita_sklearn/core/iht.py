@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .arrays import Array, indices, scatter, to_host, top_k_mask
+from .arrays import Array, indices, numbers, scatter, to_host, top_k_mask
 from .patterns import Pattern
 from .problem import Quadratic
 from .solution import Solution, Status
@@ -169,25 +169,27 @@ class _Step:
         d = self.direction(w)
         on_support = xp.where(mask, d, xp.zeros_like(d))
         A_d = problem.matvec(on_support)
-        slope = float(xp.sum(self.M * on_support**2))
-        bend = float(A_d @ A_d) + problem.mu * float(on_support @ on_support)
+        slope, bend = numbers(
+            xp.sum(self.M * on_support**2),
+            A_d @ A_d + problem.mu * (on_support @ on_support),
+        )
         best = (w, mask, objective)
         t = 1.0
         # At the best point of its support the step there is rounding: look outwards.
         if slope**2 > 2e-12 * bend * abs(objective):
             t = slope / bend
             best = self._keep_better(best, w + t * on_support, mask)
-        if self._same(w, d, t, mask):
+        if bool(self._same(w, d, t, mask)):
             return best
-        # The support changes before the exact step: search outwards from there.
-        low, high = 0.0, t
+        # The support changes before the exact step: search outwards from there. The
+        # device is asked for the end of the bisection only.
+        low = xp.zeros_like(A_d[0])
+        high = low + t
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
-            if self._same(w, d, middle, mask):
-                low = middle
-            else:
-                high = middle
-        t = high
+            same = self._same(w, d, middle, mask)
+            low, high = xp.where(same, middle, low), xp.where(same, high, middle)
+        t = float(high)
         while True:
             new = self.pattern.best_mask(self.M * (w + t * d) ** 2)
             moved = xp.where(new, w + t * d, xp.zeros_like(w))
@@ -196,9 +198,10 @@ class _Step:
                 return best
             best, t = tried, GROWTH * t
 
-    def _same(self, w: Array, d: Array, t: float, mask: Array) -> bool:
+    def _same(self, w: Array, d: Array, t: Array, mask: Array) -> Array:
+        """Whether the support is the same after a step t; 0-d."""
         new = self.pattern.best_mask(self.M * (w + t * d) ** 2)
-        return bool(self.problem.xp.all(new == mask))
+        return self.problem.xp.all(new == mask)
 
     def _keep_better(
         self, best: tuple[Array, Array, float], w: Array, mask: Array

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_namespace, device, top_k_mask
+from .arrays import Array, array_namespace, device, scatter, top_k_mask
 
 MANY = 64  # blocks beyond which sorting all at once beats selecting in each
 
@@ -86,6 +86,8 @@ class PerBlock(Pattern):
         self.sizes = np.minimum(np.asarray(sizes, dtype=np.int64), lengths)
         self.size = int(self.sizes.sum())
         self._members = _members(self.labels, n_blocks)
+        self._labels, self._sizes = _Shared(self.labels), _Shared(self.sizes)
+        self._first = _Shared(np.cumsum(lengths) - lengths)
 
     def best_mask(self, score: Array) -> Array:  # noqa: D102
         xp = array_namespace(score)
@@ -93,20 +95,19 @@ class PerBlock(Pattern):
             return self._by_rank(score)
         mask = xp.zeros_like(score, dtype=xp.bool)
         for members, size in zip(self._members, self.sizes.tolist(), strict=True):
-            _assign(mask, members, top_k_mask(_read(score, members), size))
+            mask = _assign(mask, members, top_k_mask(_read(score, members), size))
         return mask
 
     def _by_rank(self, score: Array) -> Array:
         """All blocks at once, by the rank of each entry in its block: two sorts."""
         xp = array_namespace(score)
-        labels = _like(self.labels, score)
+        labels = self._labels.like(score)
         order = xp.argsort(score, descending=True, stable=True)
         order = xp.take(order, xp.argsort(xp.take(labels, order), stable=True))
-        lengths = np.bincount(self.labels, minlength=len(self.sizes))
-        first = _like(np.cumsum(lengths) - lengths, score)
         labels = xp.take(labels, order)
-        rank = _like(np.arange(len(self.labels)), score) - xp.take(first, labels)
-        chosen = rank < xp.take(_like(self.sizes, score), labels)
+        rank = xp.arange(score.shape[0], device=device(score))
+        rank = rank - xp.take(self._first.like(score), labels)
+        chosen = rank < xp.take(self._sizes.like(score), labels)
         return xp.take(chosen, xp.argsort(order))
 
     def exchangeable(  # noqa: D102
@@ -165,7 +166,7 @@ class WithFloor(Pattern):
         xp = array_namespace(score)
         mask = xp.zeros_like(score, dtype=xp.bool)
         for members, floor in zip(self._members, self.floors.tolist(), strict=True):
-            _assign(mask, members, top_k_mask(_read(score, members), floor))
+            mask = _assign(mask, members, top_k_mask(_read(score, members), floor))
         rest = xp.where(mask, xp.full_like(score, float("inf")), score)
         return top_k_mask(rest, self.size)
 
@@ -180,38 +181,47 @@ class WithFloor(Pattern):
         return WithFloor(min(self.size, len(index)), self.labels[index], self.floors)
 
 
-def _members(labels: np.ndarray, n_blocks: int) -> list[slice | np.ndarray]:
+class _Shared:
+    """A host array, copied to each device that asks for it once."""
+
+    def __init__(self, host: np.ndarray) -> None:
+        self.host = host
+        self._copies: dict[tuple[str, str], Array] = {}
+
+    def like(self, x: Array) -> Array:
+        """The array in the namespace and on the device of x."""
+        xp = array_namespace(x)
+        key = xp.__name__, str(device(x))
+        if key not in self._copies:
+            self._copies[key] = xp.asarray(self.host, device=device(x))
+        return self._copies[key]
+
+
+def _members(labels: np.ndarray, n_blocks: int) -> list[slice | _Shared]:
     """Return the coordinates of each block: a slice where they are consecutive."""
     order = np.argsort(labels, kind="stable")
     ends = np.cumsum(np.bincount(labels, minlength=n_blocks))
-    members: list[slice | np.ndarray] = []
+    members: list[slice | _Shared] = []
     for start, end in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), strict=True):
         block = order[start:end]
         if end > start and block[-1] - block[0] == end - start - 1:
             members.append(slice(int(block[0]), int(block[-1]) + 1))
         else:
-            members.append(block)
+            members.append(_Shared(block))
     return members
 
 
-def _read(x: Array, members: slice | np.ndarray) -> Array:
+def _read(x: Array, members: slice | _Shared) -> Array:
     if isinstance(members, slice):
         return x[members]
-    xp = array_namespace(x)
-    return xp.take(x, _like(members, x))
+    return array_namespace(x).take(x, members.like(x))
 
 
-def _assign(mask: Array, members: slice | np.ndarray, values: Array) -> None:
-    """``mask[members] = values``, for the boolean masks of this file."""
+def _assign(mask: Array, members: slice | _Shared, values: Array) -> Array:
+    """The boolean mask with ``mask[members] = values``; may be the same array."""
     if isinstance(members, slice):
         mask[members] = values
-        return
+        return mask
     xp = array_namespace(mask)
-    where = np.zeros(mask.shape[0], dtype=bool)
-    where[members] = True  # members ascend, so boolean assignment keeps the order
-    mask[_like(where, mask)] = values if values.shape[0] else xp.zeros_like(values)
-
-
-def _like(host: np.ndarray, x: Array) -> Array:
-    """Bring a NumPy index to the namespace and device of x."""
-    return array_namespace(x).asarray(host, device=device(x))
+    ones = xp.astype(values, xp.int8)
+    return mask | (scatter(mask.shape[0], members.like(mask), ones) > 0)

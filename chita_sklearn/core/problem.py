@@ -237,11 +237,15 @@ class Quadratic(ABC):
         shift = w if self.prior is None else w - self.prior
         return 0.5 * self.mu * float(shift @ shift)
 
+    def value(self, w: Array, r: Array) -> Array:
+        """n F(w), given the residual of w; a 0-d array."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * (r @ r) + 0.5 * self.mu * (shift @ shift)
+
     def objective(self, w: Array) -> float:
         """n F(w). One pass over X."""
         w = self.xp.astype(w, self.xp.float64, copy=False)
-        r = self.residual(w)
-        return 0.5 * float(r @ r) + self.penalty(w)
+        return float(self.value(w, self.residual(w)))
 
 
 class Columns:

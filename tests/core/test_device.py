@@ -10,7 +10,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from chita_sklearn.core import Cardinality, LeastSquares, NOfM, WithFloor, solve
+from chita_sklearn.core import (
+    Cardinality,
+    LeastSquares,
+    NOfM,
+    PerBlock,
+    WithFloor,
+    solve,
+)
 from chita_sklearn.core import arrays as seam
 
 N, P = 20, 300
@@ -140,6 +147,69 @@ def test_the_second_device_is_never_left_by_accident(oracle, solver):
     assert found.coef.device == device
     assert found.support.device == device
     assert found.coef.dtype == strict.float32
+
+
+@pytest.fixture
+def asked(monkeypatch, transfers):
+    """Count what Python asks of torch tensors, which pass for those of a device."""
+    torch = pytest.importorskip("torch")
+    counted = []
+
+    def count(owner, name):
+        whole = getattr(owner, name)
+
+        def counting(*args, **options):
+            counted.append(name)
+            return whole(*args, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    monkeypatch.setattr(seam, "_on_host", lambda x: False)
+    for method in ("__float__", "__bool__", "__int__", "__index__", "item"):
+        count(torch.Tensor, method)
+    count(seam, "to_host")  # of `numbers`: several at once
+    count(torch, "nonzero")  # its length is a number too
+    return counted
+
+
+def more(asked, oracle, steps, **options):
+    """How much more (numbers, lists of indices) so many further steps ask for."""
+    counts = []
+    for max_iter in (10, 10 + steps):
+        asked.clear()
+        found = solve(tensors(instance(oracle)), max_iter=max_iter, **options)
+        assert found.n_iter == max_iter
+        counts.append(len(asked) + 1j * asked.count("nonzero"))
+    change = counts[1] - counts[0]
+    return change.real - change.imag, change.imag
+
+
+@pytest.mark.parametrize("pattern", ["cardinality", "floor"])
+def test_a_step_of_dual_ascent_asks_for_one_number(oracle, asked, pattern):
+    # With tol = 0 the bound is taken for rising to the end.
+    options = {"pattern": PATTERNS[pattern], "solver": "dual", "tol": 0}
+    numbers, lists = more(asked, oracle, 10, **options)
+    assert numbers < 2 * 10  # a refinement more or less at the end
+    assert lists < 3 * 10  # what joined and what left the support
+
+
+def test_where_the_bound_has_settled_a_step_asks_for_two(oracle, asked, monkeypatch):
+    monkeypatch.setattr("chita_sklearn.core.dual.COSTLY", 0)
+    monkeypatch.setattr("chita_sklearn.core.dual.STALL", -1)  # do not give up
+    options = {"pattern": Cardinality(40), "solver": "dual", "tol": 1e-12}
+    numbers, lists = more(asked, oracle, 10, **options)
+    assert numbers < 3 * 10
+    assert lists < 5 * 10
+
+
+def test_labels_are_copied_to_the_device_once(oracle, monkeypatch):
+    torch = pytest.importorskip("torch")
+    labels = np.random.default_rng(0).permutation(P) % 100
+    pattern = PerBlock(labels, np.ones(100))
+    score = torch.rand(P)
+    first = pattern.best_mask(score)
+    monkeypatch.setattr(torch, "asarray", None)
+    assert torch.equal(pattern.best_mask(score), first)
 
 
 def above(solver, dtype, shape, k, ridge=1e-2):
