@@ -13,6 +13,7 @@ from .solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
 DAMPING = 1e-12  # of ||a_j||^2: lets dependent columns through the batch
+NEAR = 100  # supports that explain as much up to rounding: solved one by one
 
 
 def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
@@ -32,27 +33,45 @@ def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
 
     Notes
     -----
-    O(n p^2) for the Gram, then O(k^3) a support, in batches.
+    O(n p^2) for the Gram, then O(k^3) a support, in batches; those that tie for the
+    best up to rounding are solved again, each by itself.
     """
     xp, p = problem.xp, problem.p
     A = problem.columns(xp.arange(p, device=problem.device))
     H = to_host(xp.matrix_transpose(A) @ A)
+    # From the centred columns: X'b would round by the size of their means.
+    g = to_host(xp.matrix_transpose(A) @ problem.b)
+    if problem.prior is not None:
+        g = g + problem.mu * to_host(problem.prior)
     H = H + problem.mu * np.eye(p)
     # To a unit diagonal: the damping then weighs on every column alike.
     scale = 1.0 / np.sqrt(np.where(H.diagonal() > 0, H.diagonal(), 1.0))
     H = H * scale * scale[:, None] + DAMPING * np.eye(p)
-    g = scale * to_host(problem.correlation())
+    g = scale * g
     if not g.any():
         k = 0  # w = 0 is optimal
-    best, support = 0.0, np.empty(0, dtype=np.intp)
+    least, tried = 0.0, [(np.zeros((1, 0), dtype=np.intp), np.zeros(1))]
     supports = combinations(range(p), k)
     while k and (chunk := list(islice(supports, max(CHUNK // k**2, 1)))):
         S = np.asarray(chunk, dtype=np.intp)
         w = np.linalg.solve(H[S[:, :, None], S[:, None, :]], g[S][:, :, None])[:, :, 0]
         explained = np.sum(g[S] * w, axis=1)
-        top = int(np.argmax(explained))
-        if explained[top] > best:
-            best, support = float(explained[top]), S[top]
-    ones = xp.ones(len(support), dtype=xp.float64, device=problem.device)
-    mask = scatter(p, xp.asarray(support, device=problem.device), ones) > 0
-    return backsolve(problem, Solution(problem.zeros(p), mask, float("inf")))
+        least = max(least, float(np.max(explained)))
+        # At most what damping and rounding may have hidden.
+        most = explained + 2 * DAMPING * (np.sum(w**2, axis=1) + np.abs(explained))
+        keep = most >= least
+        tried.append((S[keep], most[keep]))
+    near = [S for supports, most in tried for S in supports[most >= least]]
+    return min(
+        (backsolve(problem, _on(problem, S)) for S in near[:NEAR]),
+        key=lambda solution: solution.objective,
+    )
+
+
+def _on(problem: LeastSquares, S: np.ndarray) -> Solution:
+    """A support to solve on."""
+    xp = problem.xp
+    ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
+    index = xp.asarray(S, device=problem.device)
+    mask = scatter(problem.p, index, ones) > 0
+    return Solution(problem.zeros(problem.p), mask, float("inf"))

@@ -9,13 +9,13 @@ from math import comb
 import numpy as np
 
 from . import starts
-from .arrays import Array
+from .arrays import Array, indices
 from .backsolve import backsolve, backsolver
 from .dual import certify, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
 from .patterns import Cardinality, Pattern
-from .problem import LeastSquares, Quadratic
+from .problem import Columns, LeastSquares, Quadratic
 from .restarts import Restarts
 from .solution import Solution, Status
 from .swaps import swaps
@@ -23,6 +23,7 @@ from .swaps import swaps
 SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
+NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost the residual
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
 PROOF_STEPS = 30  # of dual ascent after a search by swaps
@@ -101,15 +102,15 @@ def solve(
         on_step=on_step,
     )
     xp = problem.xp
-    # Float32 coefficients are not the minimiser itself: then the bound stays below.
-    proven = solution.objective == solution.lower_bound and problem.dtype == xp.float64
     # A zero column fits nothing: its coefficient is what w_bar asks for.
     idle = problem.column_norms() == 0
     if problem.prior is not None:
         idle = idle & (problem.prior == 0)
     coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
     coef = xp.astype(coef, problem.dtype, copy=False)
-    objective = problem.objective(coef)
+    objective = _objective(problem, coef)
+    # Float32 coefficients are not the minimiser itself: then the bound stays below.
+    proven = solution.objective == solution.lower_bound and problem.dtype == xp.float64
     return replace(
         solution,
         coef=coef,
@@ -118,6 +119,24 @@ def solve(
         n_iter=max(solution.n_iter, 1),
         history=(why, *solution.history),
     )
+
+
+def _objective(problem: Quadratic, coef: Array) -> float:
+    """n F(coef), to float64 even where the means of columns dwarf their spread.
+
+    The residual is b - (X w - m w): where that difference rounds, the columns are
+    centred first, which takes a copy of those that are used.
+    """
+    xp = problem.xp
+    coef = xp.astype(coef, xp.float64, copy=False)
+    rounding = float(xp.sqrt(problem.raw_norms()) @ xp.abs(coef))
+    rounding *= float(xp.finfo(xp.float64).eps)
+    exact = rounding <= NEGLIGIBLE * float(xp.linalg.vector_norm(problem.b))
+    if exact or not isinstance(problem, LeastSquares):
+        return problem.objective(coef)
+    S = indices(coef != 0)
+    r = problem.b - Columns(problem, S).dot(xp.take(coef, S))
+    return 0.5 * float(r @ r) + problem.penalty(coef)
 
 
 def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:

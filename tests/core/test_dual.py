@@ -163,8 +163,9 @@ def test_means_that_dwarf_the_spread_do_not_push_it_above(oracle, mean, logridge
     y = c * rng.standard_normal() + 0.1 * rng.standard_normal(n)
     case = oracle.Case(X, y, 10.0**logridge, intercept=True)
     best = exact_optimum(case, itertools.combinations(range(4), 1))
-    found = solve(case.problem(), Cardinality(1), solver="dual", tol=0.0)
-    is_below(mpmath.mpf(found.lower_bound), best, rounding(case, found))
+    for solver in ("dual", "swap", "auto"):
+        found = solve(case.problem(), Cardinality(1), solver=solver, tol=0.0)
+        is_below(mpmath.mpf(found.lower_bound), best, rounding(case, found))
 
 
 @settings(max_examples=20)
