@@ -2,12 +2,16 @@
 
     python -m benchmarks.mlpnet
     python -m benchmarks.mlpnet --modes "one stage" --sparsities 0.9,0.98 --seeds 0
+    python -m benchmarks.mlpnet --choose --sparsities 0.9,0.95,0.98
     python -m benchmarks.mlpnet --gradients       # batched gradients and the loop
     python -m benchmarks.mlpnet --table docs/benchmarks_mlpnet.md
 
 784-40-20-10, no biases, 32,360 weights, the authors' checkpoint (93.97 % on the test
 images). Everything is chosen on training images: 10 % of them are held back by `prune`
 to choose ridge and steps. The test images are looked at once, at the end of each run.
+How many images one stage averages in a gradient was chosen by ``--choose``: each of
+`CANDIDATES` prunes with a tenth of the training images out of its sight, and the mean
+loss on these over the seeds decides.
 Results go to ``benchmarks/results/mlpnet.json`` after every run, and a run that is
 already there is not repeated (``--again`` does). Needs the optional data (README.md);
 ``--data`` names the folder that holds ``mlpnet_weights.npz``, ``mnist_train.npz`` and
@@ -30,6 +34,7 @@ from chita_torch import prune
 from chita_torch.batches import Batches
 from chita_torch.gradients import gradient_matrix
 from chita_torch.layout import Layout
+from chita_torch.state import mean_loss
 
 from .pruning_data import data_folder, mean_and_sd, record, recorded
 
@@ -45,6 +50,10 @@ MODES = {
         "schedule": lambda t, stages: (1 - 0.8**t) / (1 - 0.8 ** (stages - 1)),
     },
 }
+CANDIDATES = (1, 4, 16)  # images in a gradient of one stage
+DEFAULT = 16
+CHOSEN = {0.95: 4, 0.98: 1}  # by --choose
+OUT_OF_SIGHT = 14  # batches, a tenth
 # Test accuracy in %, as published (ours reproduced where its code ran).
 PUBLISHED = {
     "magnitude": (93.93, 93.78, 93.62, 92.89, 90.30, 83.64, 32.25),
@@ -106,6 +115,9 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
         kept[weights.abs().topk(round((1 - sparsity) * len(layout))).indices] = True
         layout.scatter(torch.where(kept, weights, 0.0))
     else:
+        settings = dict(MODES[mode])
+        if mode == "one stage":
+            settings["samples_per_gradient"] = CHOSEN.get(sparsity, DEFAULT)
         report = prune(
             model,
             batches_of(train, seed),
@@ -113,7 +125,7 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
             sparsity=sparsity,
             random_state=seed,
             progress=False,
-            **MODES[mode],
+            **settings,
         )
         stages = report.to_dict()["stages"]
         result |= {
@@ -128,6 +140,30 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
     result["seconds"] = time.perf_counter() - start
     result["test_accuracy"] = accuracy(model, test)
     return result
+
+
+def try_out(folder: Path, samples: int, sparsity: float, seed: int) -> dict:
+    """Prune in one stage without some training batches, and measure on these."""
+    model, train, _ = load(folder)
+    batches = batches_of(train, seed)
+    seen, unseen = batches[:-OUT_OF_SIGHT], batches[-OUT_OF_SIGHT:]
+    report = prune(
+        model,
+        seen,
+        loss_fn,
+        sparsity=sparsity,
+        samples_per_gradient=samples,
+        random_state=seed,
+        progress=False,
+    )
+    images, labels = (torch.cat(parts) for parts in zip(*unseen, strict=True))
+    return {
+        "ridge": report.stages[0].chosen.ridge,
+        "first_order": report.stages[0].chosen.first_order,
+        "calibration_loss": report.loss_after,
+        "unseen_loss": mean_loss(model, loss_fn, [(images, labels)]),
+        "unseen_accuracy": accuracy(model, (images, labels)),
+    }
 
 
 def compare_gradients(folder: Path) -> None:
@@ -178,6 +214,54 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def choose(folder: Path, options: argparse.Namespace) -> None:
+    """Try the candidates for one stage."""
+    for sparsity in map(float, options.sparsities.split(",")):
+        for samples in CANDIDATES:
+            for seed in map(int, options.seeds.split(",")):
+                key = {"mode": "choose", "samples_per_gradient": samples}
+                key |= {"sparsity": sparsity, "seed": seed}
+                if recorded("mlpnet", key) and not options.again:
+                    continue
+                result = key | try_out(folder, samples, sparsity, seed)
+                record("mlpnet", key, result)
+                print(json.dumps(result), flush=True)
+
+
+def choice_table(results: list[dict]) -> str:
+    """Return the means on the images out of sight as a Markdown table."""
+    sparsities = sorted({r["sparsity"] for r in results})
+    lines = [
+        "| images a gradient, one stage | "
+        + " | ".join(f"{s:g}: loss | accuracy" for s in sparsities)
+        + " |",
+        "|---" * (2 * len(sparsities) + 1) + "|",
+    ]
+    for samples in CANDIDATES:
+        cells = []
+        for s in sparsities:
+            found = [
+                (r["unseen_loss"], r["unseen_accuracy"])
+                for r in results
+                if r["samples_per_gradient"] == samples and r["sparsity"] == s
+            ]
+            if not found:
+                cells.append(" | ")
+                continue
+            loss, share = np.mean(found, axis=0)
+            mark = "**" if samples == CHOSEN.get(s, DEFAULT) else ""
+            cells.append(f"{mark}{loss:.4f}{mark} | {share:.2f}")
+        lines.append(f"| {samples} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """Return what is on file as Markdown."""
+    results = recorded("mlpnet")
+    chosen = recorded("mlpnet", {"mode": "choose"})
+    return table(results) + ("\n\n" + choice_table(chosen) if chosen else "")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run what is asked for, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -188,10 +272,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="repeat recorded runs")
     parser.add_argument("--table", type=Path, help="write the table, run nothing")
+    parser.add_argument("--choose", action="store_true", help="try CANDIDATES")
     parser.add_argument("--gradients", action="store_true", help="compare methods")
     options = parser.parse_args(argv)
     if options.table:
-        options.table.write_text(table(recorded("mlpnet")) + "\n")
+        options.table.write_text(tables() + "\n")
         return 0
     folder = data_folder("mlpnet", options.data)
     if folder is None:
@@ -199,6 +284,10 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     if options.gradients:
         compare_gradients(folder)
+        return 0
+    if options.choose:
+        choose(folder, options)
+        print(choice_table(recorded("mlpnet", {"mode": "choose"})))
         return 0
     for sparsity in map(float, options.sparsities.split(",")):
         for mode in options.modes.split(","):
@@ -210,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
                 result = run(folder, mode, sparsity, seed)
                 record("mlpnet", key, result)
                 print(json.dumps(result), flush=True)
-    print(table(recorded("mlpnet")))
+    print(tables())
     return 0
 
 

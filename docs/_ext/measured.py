@@ -13,8 +13,6 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-PARTS = {"mlpnet", "resnet20"}  # tables that "pruning" contains
-
 
 def _captions(lines: list[str]) -> list[str]:
     """Drop the file's title and make its headings bold: the page has its own."""
@@ -31,7 +29,7 @@ def _captions(lines: list[str]) -> list[str]:
 class Measured(SphinxDirective):
     """Include a table written by the benchmarks, and its picture.
 
-    "others" includes every table that the page does not name.
+    "others" includes every table that neither the page nor another table names.
     """
 
     required_arguments = 1
@@ -41,11 +39,16 @@ class Measured(SphinxDirective):
         name, folder = self.arguments[0], Path(self.env.srcdir)
         paths = [folder / f"benchmarks_{name}.md"]
         if name == "others":
-            page = Path(self.env.doc2path(self.env.docname)).read_text("utf-8")
-            named = PARTS | set(re.findall(r"\{measured\} (\w+)", page))
+            page = Path(self.env.doc2path(self.env.docname))
+            tables = sorted(folder.glob("benchmarks_*.md"))
+            named = {
+                name
+                for text in (path.read_text("utf-8") for path in (page, *tables))
+                for name in re.findall(r"\{measured\} (\w+)", text)
+            }
             paths = [
                 path
-                for path in sorted(folder.glob("benchmarks_*.md"))
+                for path in tables
                 if path.stem.removeprefix("benchmarks_") not in named
             ]
             self.env.note_reread()
