@@ -40,7 +40,7 @@ from .arrays import (
 )
 from .backsolve import backsolve
 from .patterns import Cardinality, Pattern
-from .problem import LeastSquares
+from .problem import Columns, LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 
@@ -50,6 +50,7 @@ EXCESS = (
 )  # of k: how far forward selection goes before the excess is dropped
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
+COPIED = 1 / 8  # of a tall X at most: beyond, all of H at once takes less memory
 TINY, EPS = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
 GAIN = 1e-10  # share of the explained part of n F that a swap must gain
 NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
@@ -101,7 +102,8 @@ class WorkingSet:
         m = len(members)
         self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
         self._rows = np.empty((0, m))
-        if m <= MOSTLY * pattern.size:
+        large = m > COPIED * problem.p and m <= problem.n_rows
+        if m <= MOSTLY * pattern.size or large:
             self._rows = to_host(problem.inner_gram(where))
             self._rows = np.array(self._rows)  # the library's memory may be read-only
             self._rows[np.diag_indices(m)] += self._mu
@@ -437,8 +439,8 @@ def _scan(
     """Return the largest gain of each coordinate as the one that enters, shape (p,)."""
     xp, p, s = problem.xp, problem.p, len(S)
     S_A = xp.asarray(S, device=problem.device)
-    A_S = problem.columns(S_A)
-    H_SS = to_host(xp.matrix_transpose(A_S) @ A_S) + problem.mu * np.eye(s)
+    A_S = Columns(problem, S_A)
+    H_SS = to_host(A_S.gram()) + problem.mu * np.eye(s)
     P = xp.asarray(inverse(H_SS), device=problem.device)
     w = P @ xp.take(g, S_A)
     free = isinstance(pattern, Cardinality)
@@ -449,7 +451,7 @@ def _scan(
     step = max(cast_block(gain) // max(s, 1), 1)
     for start in range(0, p, step):
         cols = slice(start, min(start + step, p))
-        H_OS = problem.rmatvec(A_S, cols=cols)
+        H_OS = A_S.cross(cols)
         if s < pattern.size:
             gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols], xp)
             continue
