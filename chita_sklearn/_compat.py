@@ -45,6 +45,7 @@ __all__ = [
     "get_namespace",
     "get_namespace_and_device",
     "move_to",
+    "on_host",
     "refuse_device_arrays",
     "validate_parameter_constraints",
 ]
@@ -106,3 +107,15 @@ def refuse_device_arrays(caller: str, **arrays: Any) -> None:
             f"or copy {name} to the host as a NumPy array."
         )
         raise TypeError(msg)
+
+
+def on_host(value: Any) -> Any:
+    """Copy an attribute to NumPy; what is no array stays as it is."""
+    if isinstance(value, list):
+        return [on_host(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if not hasattr(value, "__dlpack__"):
+        return value
+    host = move_to(value, xp=get_namespace(np.empty(0))[0], device="cpu")
+    return np.array(host)[()]  # a 0-d array becomes a NumPy scalar

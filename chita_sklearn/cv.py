@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from scipy.stats import rankdata
 from sklearn.callback import with_callbacks
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
@@ -33,11 +32,19 @@ from ._compat import (
     _routing_enabled,
     float_dtypes,
 )
+from .choice import by_criterion, by_folds
 from .core import LeastSquares
 from .core.arrays import array_namespace, device, to_host
-from .criteria import aic, bic, ebic
-from .path import ChitaPath, path_of, resolved_ks, resolved_seed, warn_of
-from .regressor import _REMEDIES, ChitaRegressor, _checked_priors
+from .inputs import (
+    REMEDIES,
+    checked_priors,
+    resolved_ks,
+    resolved_ridges,
+    resolved_seed,
+)
+from .path import ChitaPath, path_of
+from .regressor import ChitaRegressor
+from .reporting import at_k, warn_of
 
 Array = Any  # the array API has no settled static type
 
@@ -254,7 +261,7 @@ class ChitaRegressorCV(ChitaRegressor):
         },
     }
     _remedies = {  # noqa: RUF012
-        **_REMEDIES,
+        **REMEDIES,
         "ks": "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each.",
         "ridges": "Pass a finite non-negative number or a list of them.",
         "criterion": "Pass 'cv' to choose by folds.",
@@ -356,9 +363,9 @@ class ChitaRegressorCV(ChitaRegressor):
         inputs = {"X": X, "y": y, "metadata": metadata | params or None}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
         y = column_or_1d(y, warn=True)
-        (prior,) = _checked_priors(self.coef_prior, X, y, xp)
+        (prior,) = checked_priors(self.coef_prior, X, y, xp)
         ks = resolved_ks(self.ks, int(X.shape[1]))
-        ridges = _resolved_ridges(self.ridges)
+        ridges = resolved_ridges(self.ridges)
         build = partial(
             LeastSquares, prior=prior, fit_intercept=bool(self.fit_intercept)
         )
@@ -394,15 +401,15 @@ class ChitaRegressorCV(ChitaRegressor):
             found.append(result)
 
         if self.criterion == "cv":
-            fitted = _by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
+            fitted = by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
             problem = build(X, y, sample_weight=sample_weight)
             path = _at_ridge(problem, fitted["ridge_"], search)
         else:
             rows = y if sample_weight is None else y[sample_weight > 0]
             room = int(rows.shape[0]) - bool(self.fit_intercept)
-            fitted = _by_criterion(found, ks, ridges, self.criterion, room)
+            fitted = by_criterion(found, ks, ridges, self.criterion, room)
             path = found[ridges.index(fitted["ridge_"])]
-        warn_of(path, stacklevel=4)
+        warn_of(path.statuses, partial(at_k, path.ks), stacklevel=4)
         fitted |= _of_path(path, ks.index(fitted["k_"]))
         # Array attributes live where X does; what tables are made of is NumPy's.
         where = {"dtype": float_dtypes(xp, y.device)[0], "device": y.device}
@@ -470,20 +477,6 @@ class ChitaRegressorCV(ChitaRegressor):
             return routed.splitter.split, routed.get("scorer", {}).get("score", {})
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         return {}, weights
-
-
-def _resolved_ridges(ridges: Any) -> list[float]:
-    """Return `ridges` as distinct numbers, ascending."""
-    values = [ridges] if np.ndim(ridges) == 0 else list(ridges)
-    for value in values:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not (number and 0 <= value < np.inf):
-            msg = f"ridges must hold numbers in [0, inf). Got {value!r} among them."
-            raise ValueError(msg)
-    if not values:
-        msg = "ridges is empty. Pass at least one number in [0, inf)."
-        raise ValueError(msg)
-    return sorted({float(value) for value in values})
 
 
 def _at_ridge(
@@ -560,93 +553,6 @@ def _scores(
         model.coef_, model.intercept_ = path.coefs[:, t], path.intercepts[t]
         scores.append(float(scorer(model, X, y, **params)))
     return np.asarray(scores)
-
-
-def _grid(ks: list[int], ridges: list[float]) -> dict[str, Any]:
-    """The parameters of each pair, and the attributes that name the grid."""
-    pairs = [(k, ridge) for ridge in ridges for k in ks]
-    return {
-        "params": [{"k": k, "ridge": ridge} for k, ridge in pairs],
-        "param_k": np.asarray([k for k, _ in pairs], dtype=np.int64),
-        "param_ridge": np.asarray([ridge for _, ridge in pairs]),
-    }
-
-
-def _chosen(
-    loss: np.ndarray, results: dict[str, Any], ks: list[int], ridges: list[float]
-) -> dict[str, Any]:
-    """Attributes of the pair with the least loss; of equal ones that with least k."""
-    best = int(np.lexsort((results["param_k"], loss))[0])
-    return {
-        "k_": int(results["param_k"][best]),
-        "ridge_": float(results["param_ridge"][best]),
-        "ks_": np.asarray(ks, dtype=np.int64),
-        "ridges_": np.asarray(ridges),
-        "cv_results_": results,
-        "best_index_": best,
-        "best_score_": -float(loss[best]),
-    }
-
-
-def _by_folds(
-    scores: np.ndarray, ks: list[int], ridges: list[float], selection: str
-) -> dict[str, Any]:
-    """Choose by scores of shape (n_ridges, n_ks, n_folds)."""
-    n_folds = scores.shape[-1]
-    flat = scores.reshape(-1, n_folds)
-    mean, std = flat.mean(axis=1), flat.std(axis=1)
-    if np.isnan(mean).all():
-        msg = (
-            "All scores are nan, so no k and ridge can be chosen. Check scoring, and "
-            "that the folds are large enough for it."
-        )
-        raise ValueError(msg)
-    loss = np.where(np.isnan(mean), np.inf, -mean)
-    results = _grid(ks, ridges)
-    results |= {f"split{t}_test_score": flat[:, t] for t in range(n_folds)}
-    results |= {
-        "mean_test_score": mean,
-        "std_test_score": std,
-        "rank_test_score": rankdata(loss, method="min").astype(np.int64),
-    }
-    eligible = loss
-    if selection == "one_se" and n_folds > 1:
-        best = int(np.argmin(loss))
-        within = loss <= loss[best] + std[best] / np.sqrt(n_folds - 1)
-        smallest = results["param_k"][within].min()
-        eligible = np.where(within & (results["param_k"] == smallest), loss, np.inf)
-    return {**_chosen(eligible, results, ks, ridges), "score_path_": scores}
-
-
-def _by_criterion(
-    paths: list[ChitaPath],
-    ks: list[int],
-    ridges: list[float],
-    name: str,
-    room: int,
-) -> dict[str, Any]:
-    """Choose by an information criterion on all data, fewer than `room` non-zeros."""
-    n, p = paths[0].n_samples, paths[0].n_features
-    rss = np.concatenate([path.rss for path in paths])
-    df = np.concatenate([path.degrees_of_freedom for path in paths])
-    size = np.asarray([S.shape[0] for path in paths for S in path.supports])
-    if name == "ebic":
-        values = ebic(n, rss, size, n_features=p, df=df)
-    else:
-        values = {"aic": aic, "bic": bic}[name](n, rss, df)
-    loss = np.where(size < max(room, 1), values, np.inf)
-    if np.isinf(loss).all() and not np.isneginf(loss).any():
-        loss = size.astype(np.float64)  # nothing but saturated models: the smallest
-    results = _grid(ks, ridges) | {
-        "n_nonzero": size,
-        "rss": rss,
-        "degrees_of_freedom": df,
-        name: values,
-        f"rank_{name}": rankdata(loss, method="min").astype(np.int64),
-    }
-    chosen = _chosen(loss, results, ks, ridges)
-    values = values.reshape(len(ridges), len(ks))
-    return {**chosen, "criterion_path_": values}
 
 
 def _of_path(path: ChitaPath, t: int) -> dict[str, Any]:

@@ -7,32 +7,27 @@ swaps wherever they lead below what is known, up and down until nothing changes.
 
 from __future__ import annotations
 
-import copy
-import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from numbers import Integral
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import column_or_1d
 
-from .core import Cardinality, LeastSquares, Solution, Status, solve
-from .core.arrays import indices, scatter, to_host
-from .core.restarts import Restarts
-from .core.solve import choose
-from .core.swaps import WorkingSet, swaps
-from .regressor import ChitaRegressor, _checked_priors, _on_host
+from ._compat import on_host
+from .core import LeastSquares, Status
+from .core.arrays import indices
+from .inputs import checked_priors, resolved_ks, resolved_seed
+from .regressor import ChitaRegressor
+from .reporting import at_k, warn_of
+from .sweep import Sweep
 
 Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaPath", "chita_path"]
 
 _TINY = float(np.finfo(np.float64).tiny)
-BETTER = 1e-9  # share of the objective by which a neighbour's support must win
-ROUNDING = 1e-12  # of n F(0): what an objective that serves as a bound may be off by
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +128,7 @@ class ChitaPath:
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["supports"] = list(self.supports)
-        host = {name: _on_host(value) for name, value in values.items()}
+        host = {name: on_host(value) for name, value in values.items()}
         return ChitaPath(**{**host, "supports": tuple(host["supports"])})
 
 
@@ -270,7 +265,7 @@ def chita_path(
     model._validate_params()
     X, y, sample_weight, xp = model._validated(X, y, sample_weight)
     y = column_or_1d(y, warn=True)
-    (prior,) = _checked_priors(coef_prior, X, y, xp)
+    (prior,) = checked_priors(coef_prior, X, y, xp)
     problem = LeastSquares(
         X,
         y,
@@ -289,48 +284,8 @@ def chita_path(
         tol=float(tol),
         seed=resolved_seed(random_state),
     )
-    warn_of(path, stacklevel=2)
+    warn_of(path.statuses, partial(at_k, path.ks), stacklevel=2)
     return path
-
-
-def resolved_ks(ks: Any, n_features: int) -> list[int]:
-    """Return `ks` as distinct numbers of features, ascending, at most all of them."""
-    remedy = "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each."
-    given = range(1, min(int(ks), n_features) + 1) if _is_count(ks) else ks
-    if np.ndim(given) != 1 or isinstance(given, str) or not len(given):
-        msg = f"ks must be an int in [1, inf) or a list of them. Got {ks!r} instead. "
-        raise ValueError(msg + remedy)
-    values = given if isinstance(given, range) else list(given)
-    for value in values:
-        if not _is_count(value):
-            msg = f"ks must hold ints in [1, inf). Got {value!r} among them. "
-            raise ValueError(msg + remedy)
-    return sorted({min(int(value), n_features) for value in values})
-
-
-def _is_count(value: Any) -> bool:
-    return (
-        isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
-    )
-
-
-def resolved_seed(random_state: Any) -> int:
-    """Return an int for all fits: the given one, or one drawn from the generator."""
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-
-
-def warn_of(path: ChitaPath, stacklevel: int) -> None:
-    """Warn of what the solver could not do, and for which k."""
-    for status, category in (
-        (Status.MAX_ITER, ConvergenceWarning),
-        (Status.NOT_UNIQUE, UserWarning),
-    ):
-        found = [k for k, s in zip(path.ks, path.statuses, strict=True) if s is status]
-        if found:
-            text = f"{status.value} (k = {', '.join(map(str, found))})"
-            warnings.warn(text, category, stacklevel=stacklevel + 1)
 
 
 def path_of(
@@ -347,7 +302,7 @@ def path_of(
     `effort` is what `solve` takes: solver, n_restarts, max_iter, tol. Without `bounds`
     a search by swaps spends no time on proofs, and its lower bounds are nan.
     """
-    search = _Search(problem, ks, {**effort, "random_state": seed}, bounds)
+    search = Sweep(problem, ks, {**effort, "random_state": seed}, bounds)
     search.sweep(effort["max_iter"])
     solutions = search.settled()
     xp = problem.xp
@@ -384,136 +339,6 @@ def path_of(
         n_samples=problem.n,
         n_features=problem.p,
     )
-
-
-class _Search:
-    """The solutions for each k, and how they better each other."""
-
-    def __init__(
-        self,
-        problem: LeastSquares,
-        ks: Sequence[int],
-        options: dict[str, Any],
-        bounds: bool,
-    ) -> None:
-        self.problem, self.ks, self._options = problem, ks, options
-        self._bounds = bounds
-        self._patterns = [Cardinality(k) for k in ks]
-        self._by_swaps = [
-            choose(problem, pattern, options["solver"])[0] == "swap"
-            for pattern in self._patterns
-        ]
-        zero = problem.zeros(problem.p)
-        self._slack = ROUNDING * (
-            0.5 * float(problem.b @ problem.b) + problem.penalty(zero)
-        )
-        if problem.dtype != problem.xp.float64:  # the coefficients are rounded to it
-            self._slack *= float(problem.xp.finfo(problem.dtype).eps) / ROUNDING
-        self._correlation = problem.correlation()
-        self.solutions = [self._alone(i) for i in range(len(ks))]
-        self._tried: dict[tuple[int, int], Solution] = {}
-
-    def _alone(self, i: int) -> Solution:
-        """Solve for the i-th k, as a single fit would."""
-        problem, pattern, options = self.problem, self._patterns[i], self._options
-        if not self._by_swaps[i]:
-            return solve(problem, pattern, **options)
-        if self._bounds:
-            # Without the Gram matrices that other k left behind: they save little
-            # time here, and their rounding could lead to another answer.
-            problem = copy.copy(problem)
-            problem.grams = []
-            return solve(problem, pattern, **options)
-        limit, count = options["max_iter"], options["n_restarts"]
-        found = swaps(problem, pattern, None, max_iter=limit)
-        if count:
-            restarts = Restarts(count, np.random.default_rng(options["random_state"]))
-            found = swaps(problem, pattern, found, max_iter=limit, search=restarts)
-        return found
-
-    def sweep(self, limit: int) -> None:
-        """Go up and down along k until no neighbour helps any more."""
-        m = len(self.ks)
-        for _ in range(limit):
-            helped = [self._help(i, i - 1) for i in range(1, m)]
-            helped += [self._help(i, i + 1) for i in range(m - 2, -1, -1)]
-            if not any(helped):
-                break
-
-    def _help(self, i: int, j: int) -> bool:
-        """Improve the i-th solution from the j-th, where that is new and does."""
-        known, other = self.solutions[i], self.solutions[j]
-        if known.gap == 0 or self._tried.get((i, j)) is other:
-            return False
-        self._tried[i, j] = other
-        pattern, options = self._patterns[i], {**self._options, "n_restarts": 0}
-        found = self._start(i, other)
-        if not found.objective < known.objective * (1 - BETTER):
-            return False
-        if self._bounds or not self._by_swaps[i]:
-            found = solve(self.problem, pattern, start=found.coef, **options)
-        if not found.objective < known.objective * (1 - BETTER):
-            return False
-        self.solutions[i] = replace(
-            found,
-            lower_bound=min(_best(found, known), found.objective),
-            n_iter=known.n_iter + found.n_iter,
-            history=(*known.history, f"from k = {self.ks[j]}", *found.history),
-        )
-        return True
-
-    def _start(self, i: int, other: Solution) -> Solution:
-        """Bring another k's solution to this k: one in or out at a time, then swaps."""
-        problem, pattern, k = self.problem, self._patterns[i], self.ks[i]
-        if not self._by_swaps[i]:
-            # Others than swaps cut or fill the support by themselves.
-            return replace(other, objective=-math.inf)
-        S = to_host(indices(other.support))
-        if len(S) > k:
-            W = WorkingSet(problem, pattern, S, self._correlation)
-            S = S[W.backward(np.arange(len(S)), k)]
-        xp = problem.xp
-        ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
-        mask = scatter(problem.p, xp.asarray(S, device=problem.device), ones) > 0
-        start = Solution(problem.zeros(problem.p), mask, math.inf, n_iter=0)
-        return swaps(problem, pattern, start, max_iter=self._options["max_iter"])
-
-    def settled(self) -> list[Solution]:
-        """Return the solutions with what they imply for each other.
-
-        A solution with fewer features is one with more, and a bound for more is one
-        for fewer.
-        """
-        solutions = list(self.solutions)
-        for i in range(1, len(solutions)):
-            fewer, more = solutions[i - 1], solutions[i]
-            if fewer.objective < more.objective:
-                solutions[i] = replace(
-                    more,
-                    coef=fewer.coef,
-                    support=fewer.support,
-                    objective=fewer.objective,
-                    lower_bound=min(more.lower_bound, fewer.objective),
-                )
-        for i in range(len(solutions) - 2, -1, -1):
-            fewer, more = solutions[i], solutions[i + 1]
-            passed = more.lower_bound
-            if fewer.gap != 0 and passed > max(_or_less(fewer.lower_bound), 0.0):
-                if more.gap == 0:  # then the bound is an objective, rounded
-                    passed = max(passed - self._slack, 0.0)
-                bound = max(passed, _or_less(fewer.lower_bound))
-                solutions[i] = replace(fewer, lower_bound=min(bound, fewer.objective))
-        return solutions
-
-
-def _best(a: Solution, b: Solution) -> float:
-    """The larger of two bounds; one that is unknown loses."""
-    best = max(_or_less(a.lower_bound), _or_less(b.lower_bound))
-    return best if best > -math.inf else math.nan
-
-
-def _or_less(bound: float) -> float:
-    return -math.inf if math.isnan(bound) else bound
 
 
 def _rss(problem: LeastSquares, coef: Array) -> float:

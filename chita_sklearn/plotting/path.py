@@ -1,9 +1,4 @@
-"""Pictures of paths and of the choice of k, in scikit-learn's convention for displays.
-
-matplotlib is imported when something is drawn, not before. Colours are those of Okabe
-and Ito, which people of all kinds of colour vision tell apart; line styles and markers
-say the same once more.
-"""
+"""`PathDisplay`: coefficients or the objective along k."""
 
 from __future__ import annotations
 
@@ -13,16 +8,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from .cv import ChitaRegressorCV
-from .path import ChitaPath, chita_path
-from .regressor import ChitaRegressor
+from ..path import ChitaPath, chita_path
+from ..regressor import ChitaRegressor
+from .canvas import COLOURS, GREY, MARKERS, axes, finish, looks
 
-__all__ = ["CVDisplay", "PathDisplay"]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY = "#999999"
+__all__ = ["PathDisplay"]
 
 
 class PathDisplay:
@@ -141,18 +131,14 @@ class PathDisplay:
         if kind not in ("coefficients", "objective"):
             msg = f"kind={kind!r} is not known; choose 'coefficients' or 'objective'."
             raise ValueError(msg)
-        ax = _axes(ax, type(self).__name__)
+        ax = axes(ax, type(self).__name__)
         self.lines_: list[Any] = []
         self.fill_: Any = None
         if kind == "coefficients":
             self._plot_coefficients(ax, n_labels, curve_kwargs or {})
         else:
             self._plot_objective(ax, curve_kwargs or {})
-        _label_k(ax, self.ks)
-        title = self.name if name is None else name
-        if title is not None:
-            ax.set_title(title)
-        self.ax_, self.figure_ = ax, ax.figure
+        finish(self, ax, name)
         return self
 
     def _plot_coefficients(self, ax: Any, n_labels: int, kwargs: dict) -> None:
@@ -163,7 +149,7 @@ class PathDisplay:
         grey = {"color": GREY, "linewidth": 0.8, "alpha": 0.7, "zorder": 1}
         for t in order[n_labels:]:
             self.lines_ += ax.plot(self.ks, self.coefs[t], **(grey | kwargs))
-        for t, look in zip(order[:n_labels], cycle(_looks()), strict=False):
+        for t, look in zip(order[:n_labels], cycle(looks()), strict=False):
             options = {**look, "label": self._name_of(t)}
             self.lines_ += ax.plot(self.ks, self.coefs[t], **(options | kwargs))
         ax.set_ylabel("coefficient")
@@ -331,257 +317,3 @@ class PathDisplay:
             name=type(estimator).__name__ if name is None else name,
             curve_kwargs=curve_kwargs,
         )
-
-
-class CVDisplay:
-    """Scores, or a criterion, along k: a curve for each ridge, and the choice.
-
-    Make it with :meth:`from_estimator`.
-
-    Parameters
-    ----------
-    ks : ndarray of int, shape (n_ks,)
-        Numbers of features.
-
-    ridges : ndarray of shape (n_ridges,)
-        Ridges.
-
-    values : ndarray of shape (n_ridges, n_ks)
-        Mean scores, or the criterion.
-
-    errors : ndarray of shape (n_ridges, n_ks) or None
-        Standard errors of the mean scores; None where there are no folds.
-
-    chosen : tuple of int
-        Indices of the chosen ridge and k.
-
-    value_name : str
-        What the values are.
-
-    name : str or None, default=None
-        What they are of, for the title.
-
-    Attributes
-    ----------
-    ax_ : matplotlib Axes
-        The axes drawn on.
-
-    figure_ : matplotlib Figure
-        Their figure.
-
-    lines_ : list of matplotlib Line2D
-        The curves, in the order of `ridges`.
-
-    fills_ : list of matplotlib artists
-        The bands of one standard error, in the same order; empty without folds.
-
-    chosen_ : matplotlib Line2D
-        The mark at the chosen pair.
-
-    See Also
-    --------
-    ChitaRegressorCV : The choice that is shown.
-    PathDisplay : Coefficients along k.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_diabetes
-    >>> from chita_sklearn import ChitaRegressorCV, CVDisplay
-    >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = ChitaRegressorCV(6, [1e-4, 1e-3], random_state=0).fit(X, y)
-    >>> display = CVDisplay.from_estimator(model)
-    >>> display.ax_.get_ylabel()
-    'mean squared error'
-    """
-
-    def __init__(
-        self,
-        *,
-        ks: Any,
-        ridges: Any,
-        values: Any,
-        errors: Any,
-        chosen: tuple[int, int],
-        value_name: str,
-        name: str | None = None,
-    ) -> None:
-        self.ks = ks
-        self.ridges = ridges
-        self.values = values
-        self.errors = errors
-        self.chosen = chosen
-        self.value_name = value_name
-        self.name = name
-
-    def plot(
-        self,
-        ax: Any = None,
-        *,
-        name: str | None = None,
-        curve_kwargs: dict[str, Any] | None = None,
-    ) -> CVDisplay:
-        """Draw the curves and mark the choice.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes or None, default=None
-            Where to draw; None makes a new figure.
-
-        name : str or None, default=None
-            What the values are of; None takes the display's own.
-
-        curve_kwargs : dict or None, default=None
-            Passed to `matplotlib.axes.Axes.plot` for each curve.
-
-        Returns
-        -------
-        CVDisplay
-            Itself, with the artists as attributes.
-        """
-        ax = _axes(ax, type(self).__name__)
-        self.lines_: list[Any] = []
-        self.fills_: list[Any] = []
-        rows = zip(self.ridges, self.values, cycle(_looks()), strict=False)
-        for t, (ridge, values, look) in enumerate(rows):
-            options = {**look, "label": f"{ridge:g}", **(curve_kwargs or {})}
-            self.lines_ += ax.plot(self.ks, values, **options)
-            if self.errors is not None:
-                band = (values - self.errors[t], values + self.errors[t])
-                colour = self.lines_[-1].get_color()
-                fill = ax.fill_between(
-                    self.ks, *band, color=colour, alpha=0.12, linewidth=0
-                )
-                self.fills_.append(fill)
-        i, j = self.chosen
-        (self.chosen_,) = ax.plot(
-            self.ks[j],
-            self.values[i][j],
-            linestyle="none",
-            marker="o",
-            markersize=13,
-            markerfacecolor="none",
-            markeredgecolor="black",
-            markeredgewidth=1.5,
-            label=f"chosen: k = {self.ks[j]}",
-        )
-        _label_k(ax, self.ks)
-        ax.set_ylabel(self.value_name)
-        ax.legend(title="ridge", fontsize="small")
-        title = self.name if name is None else name
-        if title is not None:
-            ax.set_title(title)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: ChitaRegressorCV,
-        *,
-        negate_score: bool | None = None,
-        ax: Any = None,
-        name: str | None = None,
-        curve_kwargs: dict[str, Any] | None = None,
-    ) -> CVDisplay:
-        """Draw what an estimator has chosen by.
-
-        Parameters
-        ----------
-        estimator : ChitaRegressorCV
-            A fitted estimator.
-
-        negate_score : bool or None, default=None
-            Whether to turn scores round, so that errors are shown as errors. None does
-            for the default score, and for those named ``neg_...``.
-
-        ax : matplotlib Axes or None, default=None
-            Where to draw; None makes a new figure.
-
-        name : str or None, default=None
-            What the values are of; None is the estimator's class.
-
-        curve_kwargs : dict or None, default=None
-            Passed to `matplotlib.axes.Axes.plot` for each curve.
-
-        Returns
-        -------
-        CVDisplay
-            The display, drawn.
-        """
-        check_is_fitted(estimator)
-        results, n_ks = estimator.cv_results_, len(estimator.ks_)
-        errors = None
-        if estimator.criterion == "cv":
-            splits = (name for name in results if name.startswith("split"))
-            scores = np.stack([results[name] for name in splits], axis=-1)
-            values, n_folds = scores.mean(axis=-1), scores.shape[-1]
-            if n_folds > 1:
-                errors = scores.std(axis=-1, ddof=1) / np.sqrt(n_folds)
-                errors = errors.reshape(-1, n_ks)
-            value_name, negative = _name_of_score(estimator.scoring)
-            if negative if negate_score is None else negate_score:
-                values = -values
-            elif negative:
-                value_name = f"negative {value_name}"
-        else:
-            values, value_name = results[estimator.criterion], estimator.criterion
-            value_name = value_name.upper()
-        display = cls(
-            ks=results["param_k"][:n_ks],
-            ridges=results["param_ridge"][::n_ks],
-            values=values.reshape(-1, n_ks),
-            errors=errors,
-            chosen=divmod(int(estimator.best_index_), n_ks),
-            value_name=value_name,
-            name=type(estimator).__name__ if name is None else name,
-        )
-        return display.plot(ax, curve_kwargs=curve_kwargs)
-
-
-def _name_of_score(scoring: Any) -> tuple[str, bool]:
-    """What a score measures, in words, and whether it is minus that."""
-    if scoring is None:
-        return "mean squared error", True
-    text = (
-        scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
-    )
-    negative = text.startswith("neg_")
-    return text.removeprefix("neg_").replace("_", " "), negative
-
-
-def _axes(ax: Any, caller: str) -> Any:
-    """Return the given axes, or new ones."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        msg = (
-            f"{caller}.plot draws with matplotlib, which is not installed. "
-            "Run: pip install 'chita-sklearn[plot]'"
-        )
-        raise ImportError(msg) from error
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
-
-
-def _label_k(ax: Any, ks: np.ndarray) -> None:
-    """Label the axis of k, with a tick at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    ax.set_xlabel("number of features k")
-    if ks[0] > 0 and ks[-1] / ks[0] > 50 and len(ks) > 2 and np.ptp(np.diff(ks)) > 0:
-        ax.set_xscale("log")
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _looks() -> list[dict[str, Any]]:
-    """Combinations of colour, line style and marker, all different in each part."""
-    styles, markers = cycle(STYLES), cycle(MARKERS)
-    return [
-        {
-            "color": c,
-            "linestyle": next(styles),
-            "marker": next(markers),
-            "markersize": 4,
-        }
-        for c in COLOURS
-    ]

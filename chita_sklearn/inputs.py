@@ -1,0 +1,154 @@
+"""What users pass, resolved and checked; each error ends with a remedy."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array
+
+from ._compat import _check_sample_weight, follow, get_namespace_and_device
+
+Array = Any  # the array API has no settled static type
+
+# What to do about a bad value, after scikit-learn has named parameter, range and value.
+REMEDIES = {
+    "k": "Pass the number of features as an int (1 or more), a share of them as a "
+    "float (0.1 keeps 10 %), or None for 10 %.",
+    "ridge": "Pass a finite non-negative number; 0 turns the ridge term off.",
+    "coef_prior": "Pass one number per feature, or None for zeros.",
+    "fit_intercept": "Pass True, or False where X and y are centred already.",
+    "solver": "Pass 'auto' unless a certain algorithm is wanted.",
+    "n_restarts": "Pass the number of restarts; 0 turns them off.",
+    "max_iter": "Pass the largest number of iterations of one descent.",
+    "tol": "Pass a finite non-negative number; 0 asks for a complete proof.",
+    "warm_start": "Pass True or False.",
+    "random_state": "Pass an int for the same answer at each call.",
+}
+
+
+def resolved_k(k: int | float | None, n_features: int) -> int:
+    """`k` as a number of features, between 1 and all of them."""
+    if k is None:
+        k = 0.1
+    if not isinstance(k, Integral):
+        k = round(float(k) * n_features)
+    return min(max(int(k), 1), n_features)
+
+
+def resolved_ks(ks: Any, n_features: int) -> list[int]:
+    """Return `ks` as distinct numbers of features, ascending, at most all of them."""
+    remedy = "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each."
+    given = range(1, min(int(ks), n_features) + 1) if _is_count(ks) else ks
+    if np.ndim(given) != 1 or isinstance(given, str) or not len(given):
+        msg = f"ks must be an int in [1, inf) or a list of them. Got {ks!r} instead. "
+        raise ValueError(msg + remedy)
+    values = given if isinstance(given, range) else list(given)
+    for value in values:
+        if not _is_count(value):
+            msg = f"ks must hold ints in [1, inf). Got {value!r} among them. "
+            raise ValueError(msg + remedy)
+    return sorted({min(int(value), n_features) for value in values})
+
+
+def _is_count(value: Any) -> bool:
+    return (
+        isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+    )
+
+
+def resolved_ridges(ridges: Any) -> list[float]:
+    """Return `ridges` as distinct numbers, ascending."""
+    values = [ridges] if np.ndim(ridges) == 0 else list(ridges)
+    for value in values:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (number and 0 <= value < np.inf):
+            msg = f"ridges must hold numbers in [0, inf). Got {value!r} among them."
+            raise ValueError(msg)
+    if not values:
+        msg = "ridges is empty. Pass at least one number in [0, inf)."
+        raise ValueError(msg)
+    return sorted({float(value) for value in values})
+
+
+def resolved_seed(random_state: Any) -> int:
+    """Return an int for all fits: the given one, or one drawn from the generator."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
+    """Sample weights: finite, non-negative, not all zero; None stays."""
+    if sample_weight is None:
+        return None
+    sample_weight = _check_sample_weight(sample_weight, X, allow_all_zero_weights=True)
+    least, largest = float(xp.min(sample_weight)), float(xp.max(sample_weight))
+    if least < 0:
+        msg = (
+            f"sample_weight has a negative entry, {least:g}. Weights must be in "
+            "[0, inf); 0 leaves a sample out."
+        )
+        raise ValueError(msg)
+    if largest == 0:
+        msg = (
+            "The entries of sample_weight are all zero, so no sample is left to fit; "
+            "at least one must be in (0, inf). Pass sample_weight=None to weigh all "
+            "samples equally."
+        )
+        raise ValueError(msg)
+    return sample_weight
+
+
+def checked_priors(prior: Any, X: Any, y: Array, xp: Any) -> list[Array | None]:
+    """`coef_prior` for each target: a vector in X's dtype, or None."""
+    n_features, n_targets = int(X.shape[1]), 1 if y.ndim == 1 else int(y.shape[1])
+    if prior is None:
+        return [None] * n_targets
+    _, _, device = get_namespace_and_device(X)
+    prior = check_array(
+        follow(prior, xp, device),
+        dtype=X.dtype,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        ensure_min_features=0,
+        input_name="coef_prior",
+    )
+    shapes: list[tuple[int, ...]] = [(n_features,)]
+    if y.ndim == 2:
+        shapes.append((n_targets, n_features))
+    if tuple(prior.shape) not in shapes:
+        msg = (
+            f"coef_prior has shape {tuple(prior.shape)}; it must be "
+            f"{' or '.join(map(str, shapes))}. Pass one number for each of the "
+            f"{n_features} features of X, or None for zeros."
+        )
+        raise ValueError(msg)
+    if not bool(xp.all(xp.isfinite(prior))):
+        msg = (
+            "coef_prior contains NaN or infinity; its entries must be finite. Use 0 "
+            "where no prior value is known."
+        )
+        raise ValueError(msg)
+    return [prior if prior.ndim == 1 else prior[t, :] for t in range(n_targets)]
+
+
+def usable_starts(previous: Array | None, X: Any, y: Array) -> list[Array | None]:
+    """Coefficients of the previous fit, one per target, where they suit this one."""
+    n_targets = 1 if y.ndim == 1 else int(y.shape[1])
+    shape = (int(X.shape[1]),) if y.ndim == 1 else (n_targets, int(X.shape[1]))
+    # y stands for X, which has no device where it is sparse. Types are compared as
+    # well: without dispatch every namespace and device reads as NumPy's.
+    suits = (
+        previous is not None
+        and tuple(previous.shape) == shape
+        and isinstance(previous, np.ndarray) == isinstance(y, np.ndarray)
+        and get_namespace_and_device(previous) == get_namespace_and_device(y)
+        and previous.dtype == X.dtype
+    )
+    if previous is None or not suits:
+        return [None] * n_targets
+    return [previous if y.ndim == 1 else previous[t, :] for t in range(n_targets)]

@@ -1,0 +1,226 @@
+"""`CVDisplay`: scores or a criterion along k, and the choice."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..cv import ChitaRegressorCV
+from .canvas import axes, finish, looks
+
+__all__ = ["CVDisplay"]
+
+
+class CVDisplay:
+    """Scores, or a criterion, along k: a curve for each ridge, and the choice.
+
+    Make it with :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    ks : ndarray of int, shape (n_ks,)
+        Numbers of features.
+
+    ridges : ndarray of shape (n_ridges,)
+        Ridges.
+
+    values : ndarray of shape (n_ridges, n_ks)
+        Mean scores, or the criterion.
+
+    errors : ndarray of shape (n_ridges, n_ks) or None
+        Standard errors of the mean scores; None where there are no folds.
+
+    chosen : tuple of int
+        Indices of the chosen ridge and k.
+
+    value_name : str
+        What the values are.
+
+    name : str or None, default=None
+        What they are of, for the title.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes drawn on.
+
+    figure_ : matplotlib Figure
+        Their figure.
+
+    lines_ : list of matplotlib Line2D
+        The curves, in the order of `ridges`.
+
+    fills_ : list of matplotlib artists
+        The bands of one standard error, in the same order; empty without folds.
+
+    chosen_ : matplotlib Line2D
+        The mark at the chosen pair.
+
+    See Also
+    --------
+    ChitaRegressorCV : The choice that is shown.
+    PathDisplay : Coefficients along k.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from chita_sklearn import ChitaRegressorCV, CVDisplay
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = ChitaRegressorCV(6, [1e-4, 1e-3], random_state=0).fit(X, y)
+    >>> display = CVDisplay.from_estimator(model)
+    >>> display.ax_.get_ylabel()
+    'mean squared error'
+    """
+
+    def __init__(
+        self,
+        *,
+        ks: Any,
+        ridges: Any,
+        values: Any,
+        errors: Any,
+        chosen: tuple[int, int],
+        value_name: str,
+        name: str | None = None,
+    ) -> None:
+        self.ks = ks
+        self.ridges = ridges
+        self.values = values
+        self.errors = errors
+        self.chosen = chosen
+        self.value_name = value_name
+        self.name = name
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
+    ) -> CVDisplay:
+        """Draw the curves and mark the choice.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to draw; None makes a new figure.
+
+        name : str or None, default=None
+            What the values are of; None takes the display's own.
+
+        curve_kwargs : dict or None, default=None
+            Passed to `matplotlib.axes.Axes.plot` for each curve.
+
+        Returns
+        -------
+        CVDisplay
+            Itself, with the artists as attributes.
+        """
+        ax = axes(ax, type(self).__name__)
+        self.lines_: list[Any] = []
+        self.fills_: list[Any] = []
+        rows = zip(self.ridges, self.values, cycle(looks()), strict=False)
+        for t, (ridge, values, look) in enumerate(rows):
+            options = {**look, "label": f"{ridge:g}", **(curve_kwargs or {})}
+            self.lines_ += ax.plot(self.ks, values, **options)
+            if self.errors is not None:
+                band = (values - self.errors[t], values + self.errors[t])
+                colour = self.lines_[-1].get_color()
+                fill = ax.fill_between(
+                    self.ks, *band, color=colour, alpha=0.12, linewidth=0
+                )
+                self.fills_.append(fill)
+        i, j = self.chosen
+        (self.chosen_,) = ax.plot(
+            self.ks[j],
+            self.values[i][j],
+            linestyle="none",
+            marker="o",
+            markersize=13,
+            markerfacecolor="none",
+            markeredgecolor="black",
+            markeredgewidth=1.5,
+            label=f"chosen: k = {self.ks[j]}",
+        )
+        ax.set_ylabel(self.value_name)
+        ax.legend(title="ridge", fontsize="small")
+        finish(self, ax, name)
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: ChitaRegressorCV,
+        *,
+        negate_score: bool | None = None,
+        ax: Any = None,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
+    ) -> CVDisplay:
+        """Draw what an estimator has chosen by.
+
+        Parameters
+        ----------
+        estimator : ChitaRegressorCV
+            A fitted estimator.
+
+        negate_score : bool or None, default=None
+            Whether to turn scores round, so that errors are shown as errors. None does
+            for the default score, and for those named ``neg_...``.
+
+        ax : matplotlib Axes or None, default=None
+            Where to draw; None makes a new figure.
+
+        name : str or None, default=None
+            What the values are of; None is the estimator's class.
+
+        curve_kwargs : dict or None, default=None
+            Passed to `matplotlib.axes.Axes.plot` for each curve.
+
+        Returns
+        -------
+        CVDisplay
+            The display, drawn.
+        """
+        check_is_fitted(estimator)
+        results, n_ks = estimator.cv_results_, len(estimator.ks_)
+        errors = None
+        if estimator.criterion == "cv":
+            splits = (name for name in results if name.startswith("split"))
+            scores = np.stack([results[name] for name in splits], axis=-1)
+            values, n_folds = scores.mean(axis=-1), scores.shape[-1]
+            if n_folds > 1:
+                errors = scores.std(axis=-1, ddof=1) / np.sqrt(n_folds)
+                errors = errors.reshape(-1, n_ks)
+            value_name, negative = _name_of_score(estimator.scoring)
+            if negative if negate_score is None else negate_score:
+                values = -values
+            elif negative:
+                value_name = f"negative {value_name}"
+        else:
+            values, value_name = results[estimator.criterion], estimator.criterion
+            value_name = value_name.upper()
+        display = cls(
+            ks=results["param_k"][:n_ks],
+            ridges=results["param_ridge"][::n_ks],
+            values=values.reshape(-1, n_ks),
+            errors=errors,
+            chosen=divmod(int(estimator.best_index_), n_ks),
+            value_name=value_name,
+            name=type(estimator).__name__ if name is None else name,
+        )
+        return display.plot(ax, curve_kwargs=curve_kwargs)
+
+
+def _name_of_score(scoring: Any) -> tuple[str, bool]:
+    """What a score measures, in words, and whether it is minus that."""
+    if scoring is None:
+        return "mean squared error", True
+    text = (
+        scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
+    )
+    negative = text.startswith("neg_")
+    return text.removeprefix("neg_").replace("_", " "), negative
