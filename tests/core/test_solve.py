@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chita_sklearn.core import (
     SOLVERS,
+    BlockLeastSquares,
     Cardinality,
     LeastSquares,
     NOfM,
@@ -16,6 +17,7 @@ from chita_sklearn.core import (
     WithFloor,
     solve,
 )
+from chita_sklearn.core.solve import choose
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
@@ -226,6 +228,27 @@ def test_on_step_is_called_and_can_stop_every_search(oracle):
         assert calls[0].shape == (200,)
         assert found.status is Status.STOPPED
         assert np.count_nonzero(found.coef) <= 10
+
+
+@pytest.mark.parametrize(
+    ("blocks", "p", "k", "ridge", "plan"),
+    [
+        (1, 5, 5, 0.0, "all"),
+        (1, 12, 3, 0.0, "enumerate"),
+        (1, 1200, 20, 0.0, "swap"),
+        (1, 1200, 600, 1e-3, "dual"),
+        (1, 1200, 600, 0.0, "iht"),
+        (2, 6, 3, 1e-3, "dual"),
+        (2, 6, 3, 0.0, "iht"),
+    ],
+)
+def test_auto_picks_by_the_shape_of_the_problem(blocks, p, k, ridge, plan):
+    problem = LeastSquares(np.ones((2, p)), np.ones(2), ridge=ridge)
+    if blocks > 1:
+        problem = BlockLeastSquares([problem] * blocks)
+    name, why = choose(problem, Cardinality(k), "auto")
+    assert name == plan
+    assert why.startswith(f"plan {plan}: ")
 
 
 def test_a_solver_that_is_not_known_is_refused(oracle):
