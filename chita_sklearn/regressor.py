@@ -91,7 +91,7 @@ class ChitaRegressor(
         Whether to fit the intercept. X and y are centred implicitly: X is neither
         copied nor written to, and a sparse X stays sparse.
 
-    solver : {"auto", "swap", "dual", "iht", "dense"}, default="auto"
+    solver : {"auto", "swap", "dual", "iht", "dense", "exact"}, default="auto"
         How to search for the support.
 
         - "auto" picks one of the others by the shape of the problem, or tries every
@@ -103,6 +103,9 @@ class ChitaRegressor(
         - "iht" is the published pipeline: iterative hard thresholding with an exact
           line search on an active set, then the least-squares refit.
         - "dense" keeps the largest of the ridge regression on all features, refitted.
+        - "exact" does what "swap" does, then proves the answer, or betters it, by
+          branch and bound: until the gap is within `tol`, for at most 100 `max_iter`
+          nodes. For some hundred features; seconds, or in vain.
 
     n_restarts : int, default=10
         The search "swap" ends after so many perturbations of its best support in a row

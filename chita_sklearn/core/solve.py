@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
+from typing import Any
 
 import numpy as np
 
 from . import starts
 from .arrays import Array, indices
 from .backsolve import backsolve, backsolver
+from .branch import branch
 from .dual import certify, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
@@ -26,6 +28,7 @@ PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves n
 NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost the residual
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
+NODES = 100  # of branch and bound in what max_iter counts
 PROOF_STEPS = 30  # of dual ascent after a search by swaps
 
 OnStep = Callable[[Array], bool]
@@ -51,7 +54,7 @@ def solve(
         The quadratic.
     pattern : Pattern
         The allowed supports.
-    solver : {"auto", "iht", "swap", "dual", "dense"}, default="auto"
+    solver : {"auto", "iht", "swap", "dual", "dense", "exact"}, default="auto"
         The plan:
 
         - "swap": forward selection, all-pairs swaps, restarts; then the certificate,
@@ -59,6 +62,9 @@ def solve(
         - "dual": dual ascent from the magnitude of w_bar, or from `start`.
         - "iht": the paper's pipeline, hard thresholding and backsolve.
         - "dense": backsolve on the support of the unconstrained minimiser.
+        - "exact": "swap", then branch and bound until the gap is within `tol`, on 100
+          `max_iter` nodes at most. Only "swap" for patterns other than `Cardinality`,
+          or where the bound leaves more than 1000 coordinates undecided.
         - "auto": every support in turn where there are at most `ENUMERATE_UP_TO`;
           "swap" for up to `SWAPS_UP_TO` non-zeros; else "dual" if mu > 0, else
           "iht".
@@ -144,8 +150,10 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
     size = pattern.size
     if size >= problem.p or size == 0:
         return "all", "plan all: the pattern leaves no choice"
-    if solver == "swap" and not isinstance(problem, LeastSquares):
-        msg = "solver='swap' does not know blocks; choose 'dual', 'iht' or 'dense'."
+    if solver in ("swap", "exact") and not isinstance(problem, LeastSquares):
+        msg = (
+            f"solver={solver!r} does not know blocks; choose 'dual', 'iht' or 'dense'."
+        )
         raise ValueError(msg)
     if solver != "auto":
         return solver, f"plan {solver}: asked for"
@@ -301,6 +309,29 @@ def _dense(
     return certify(problem, pattern, best)
 
 
+def _exact(
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    tol: float,
+    on_step: OnStep | None,
+    **options: Any,
+) -> Solution:
+    options |= {"max_iter": max_iter, "tol": tol, "on_step": on_step}
+    solution = _swap(problem, pattern, solution, **options)
+    if solution.gap <= tol or solution.status is Status.STOPPED:
+        return solution
+    if not isinstance(pattern, Cardinality):
+        note = "branch and bound: not begun, for it knows no pattern but a number k"
+        return replace(solution, history=(*solution.history, note))
+    nodes = max_iter * NODES
+    return branch(
+        problem, pattern.size, solution, max_nodes=nodes, tol=tol, on_step=on_step
+    )
+
+
 _PLANS: dict[str, Callable[..., Solution]] = {
     "all": _all,
     "enumerate": _enumerate,
@@ -308,8 +339,9 @@ _PLANS: dict[str, Callable[..., Solution]] = {
     "dual": _dual,
     "iht": _iht,
     "dense": _dense,
+    "exact": _exact,
 }
-SOLVERS = ("auto", "swap", "dual", "iht", "dense")
+SOLVERS = ("auto", "swap", "dual", "iht", "dense", "exact")
 
 
 def _first(problem: Quadratic, pattern: Pattern) -> Solution:

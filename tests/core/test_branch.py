@@ -1,0 +1,115 @@
+"""Branch and bound against every support in turn."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
+from chita_sklearn.core.branch import Relaxation, branch, shares
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def begun(problem, k):
+    """The worst start: zero, on the first k coordinates."""
+    mask = np.arange(problem.p) < k
+    w = problem.zeros(problem.p)
+    return Solution(w, mask, problem.objective(w), n_iter=0)
+
+
+@settings(max_examples=60)
+@given(seed=seeds, logridge=st.integers(-6, 1), tol=st.sampled_from([1e-9, 1e-3, 0.1]))
+def test_it_finds_the_optimum_and_proves_it(oracle, seed, logridge, tol):
+    case = oracle.case(seed, ridge=10.0**logridge)
+    problem, p = case.problem(), case.X.shape[1]
+    k = int(np.random.default_rng(seed).integers(1, p + 1))
+    best = case.optimum(itertools.combinations(range(p), k))
+    found = branch(problem, k, begun(problem, k), max_nodes=10**5, tol=tol)
+    assert found.lower_bound <= best <= found.objective * (1 + 1e-12)
+    if "not begun" not in found.history[-1]:
+        assert found.gap <= tol + 1e-6
+        assert found.objective <= best / (1 - tol) * (1 + 1e-6)
+
+
+@settings(max_examples=30)
+@given(seed=seeds, max_nodes=st.integers(1, 10))
+def test_the_bound_holds_wherever_it_stops(oracle, seed, max_nodes):
+    case = oracle.case(seed, n=15, p=11)
+    problem, k = case.problem(), 5
+    start = begun(problem, k)
+    best = case.optimum(itertools.combinations(range(11), k))
+    found = branch(problem, k, start, max_nodes=max_nodes, tol=1e-9)
+    assert found.lower_bound <= best * (1 + 1e-12)
+    assert best * (1 - 1e-12) <= found.objective <= start.objective
+    assert np.count_nonzero(found.coef) <= k
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e6])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@settings(max_examples=5)
+@given(seed=seeds, logridge=st.integers(-6, 0))
+def test_no_rounding_lifts_the_bound_above(oracle, mean, dtype, seed, logridge):
+    rng = np.random.default_rng(seed)
+    X = (rng.standard_normal((12, 6)) + mean).astype(dtype)
+    X[:, 5] = X[:, 0]  # a tie
+    y = X[:, :2] @ np.ones(2) + rng.standard_normal(12)
+    case = oracle.Case(X, y.astype(dtype), 10.0**logridge, intercept=True)
+    best = case.optimum(itertools.combinations(range(6), 2))
+    found = branch(case.problem(), 2, begun(case.problem(), 2), max_nodes=100, tol=0.0)
+    assert found.lower_bound <= best
+
+
+def test_independent_columns_are_bounded_without_a_ridge():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 20))
+    problem = LeastSquares(X, X[:, :5] @ np.ones(5) + rng.standard_normal(80))
+    found = solve(problem, Cardinality(4), solver="exact")
+    assert found.status is Status.WITHIN_TOL
+    assert 0 < found.gap <= 1e-3
+    assert "branch and bound" in found.history[-1]
+    swapped = solve(problem, Cardinality(4), solver="swap")
+    assert np.isnan(swapped.gap)
+    assert found.objective <= swapped.objective
+
+
+def test_what_it_cannot_do_it_says():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 30)), rng.standard_normal(20)
+    found = solve(LeastSquares(X, y), Cardinality(4), solver="exact")
+    assert "not begun, for columns depend on each other" in found.history[-1]
+    X = rng.standard_normal((5, 1500))
+    found = solve(LeastSquares(X, X[:, 0], ridge=1e-6), Cardinality(3), solver="exact")
+    assert "not begun, for 1500 columns are left" in found.history[-1]
+
+
+@given(seed=seeds, size=st.integers(1, 12), room=st.integers(0, 12))
+def test_shares_are_the_least_sum(seed, size, room):
+    rng = np.random.default_rng(seed)
+    a = rng.random(size) * (rng.random(size) < 0.8)
+    z = shares(a, room)
+    assert np.all((z >= 0) & (z <= 1))
+    assert np.sum(z) <= room + 1e-9
+    live = a > 0
+    if room == 0 or not np.any(live):
+        return
+    value = np.sum(a[live] ** 2 / z[live])
+    for _ in range(20):
+        other = rng.random(size) + 1e-9
+        other = np.minimum(1, other * room / np.sum(other))
+        assert value <= np.sum(a[live] ** 2 / other[live]) * (1 + 1e-9)
+
+
+def test_the_relaxation_meets_its_bound():
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((60, 25)), rng.standard_normal(60)
+    problem = LeastSquares(X, y, ridge=0.05)
+    relaxation = Relaxation(problem, np.arange(25), 5)
+    none = np.zeros(25, dtype=bool)
+    best = solve(problem, Cardinality(5)).objective
+    bound, _, z, _ = relaxation.solve(none, none, np.full(25, 0.2), cutoff=best)
+    _, _, value = relaxation.minimiser(z)
+    assert bound <= value <= best
+    assert value - bound <= 0.1 * (best - value)
