@@ -1,12 +1,19 @@
-"""Restarts: perturb the best support, re-optimise, keep what is better.
+"""Restarts: leave the best support, re-optimise, keep what is better.
 
 A swap-optimal support is not always the best: correlated columns have to change in
-groups. A restart drops some coordinates at random, from one to all, lets one random
-other in, selects forward up to the size, and swaps to the next local optimum on the
-working set. The one stranger makes the refill differ from what was dropped. Of the
-perturbations tried (strangers only, noisy forward selection, growing and shrinking,
-crossing good supports, dropping half at most) this one came closest to the best known
-residuals on real problems, in the least time.
+groups. A restart tries two ways out, for each finds what the other does not:
+
+- A perturbation drops some coordinates at random, from one to all, lets one random
+  other in, selects forward up to the size, and swaps to the next local optimum on the
+  working set. The one stranger makes the refill differ from what was dropped.
+- A tabu walk (Glover, Tabu Search, ORSA J. Computing 1, 1989) goes on where the last
+  one stopped, by the best swap that undoes no recent one, gain or loss. It takes more
+  steps the more restarts have failed: easy problems are not made to pay for hard ones.
+
+Of the perturbations tried (strangers only, noisy forward selection, growing and
+shrinking, crossing good supports, dropping half at most) the one here came closest to
+the best known residuals on real problems, in the least time. With 200 restarts it
+alone comes within 2 % of them on 15 of 18, with the walk on 17 or 18.
 
 Counting only the restarts in a row that gain nothing puts the effort where it pays: on
 easy problems the search ends after `n_restarts`, on hard ones it goes on while it
@@ -24,25 +31,30 @@ from .swaps import WorkingSet
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
-# computes the first some five times and a product with the second about as often.
+# computes the first five to fifty times and a product with the second as often.
 MEMORY = 2**21  # numbers of A that a working set may copy, if not a tenth of them all
 GAINS, ENTRIES = 2e3, 1e5
+STEPS = 50  # of a tabu walk in one restart at most
+GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
+# Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
+# for half as many. Longer ones (half of k, 10 to 30) found less.
+TENURE = (3, 8)
 
 
 class Restarts:
-    """A `Search` by perturbation.
+    """A `Search` by perturbations and tabu walks.
 
     Parameters
     ----------
     n_restarts : int
-        Stop after this many perturbations in a row without improvement.
+        Stop after this many restarts in a row without improvement.
     rng : numpy.random.Generator
         Where the randomness comes from.
 
     Attributes
     ----------
     done : int
-        Perturbations made.
+        Restarts made.
     """
 
     def __init__(self, n_restarts: int, rng: np.random.Generator) -> None:
@@ -62,15 +74,20 @@ class Restarts:
     ) -> np.ndarray:
         """Return the best support found; S itself where none is better."""
         best = W.value(S)
+        walk = Walk(W, self._rng, S)
         while self._failed < self.n_restarts:
             if len(S) == len(W.members) or W.locked[S].all():
                 break
             self.done += 1
             self._failed += 1
-            new, _ = W.improve(self._perturb(W, S), max_swaps=20 * len(S) + 100)
-            value = W.value(new)
-            if value > best * (1 + 1e-10):
-                S, best, self._failed = new, value, 0
+            most = 20 * len(S) + 100
+            new, _ = W.improve(self._perturb(W, S), max_swaps=most)
+            if not W.value(new) > best * GAINED:
+                new = walk(best, steps=min(self._failed // 2, STEPS))
+            if W.value(new) > best * GAINED:
+                S, _ = W.improve(new, max_swaps=most)
+                best, self._failed = W.value(S), 0
+                walk = Walk(W, self._rng, S)
             if stop(S):
                 break
         return S
@@ -88,3 +105,42 @@ class Restarts:
         allowed = W.may_join(kept, score)
         stranger = rng.choice(np.flatnonzero(allowed), size=1)
         return W.forward(np.append(np.flatnonzero(kept), stranger), W.pattern.size)
+
+
+class Walk:
+    """A tabu walk on a working set, from S, a few swaps at a time."""
+
+    def __init__(self, W: WorkingSet, rng: np.random.Generator, S: np.ndarray) -> None:
+        self._W, self._rng, self._S = W, rng, S
+        self._step = 0
+        self._until = np.zeros(len(W.members), dtype=int)  # the last step it is tabu
+
+    def __call__(self, best: float, steps: int) -> np.ndarray:
+        """Go on; return the best support met.
+
+        A tabu swap is taken after all where it would explain more than `best`.
+        """
+        W, S = self._W, self._S
+        P, w, value = W.at(S)
+        found, highest = S, -np.inf
+        for _ in range(steps):
+            self._step += 1
+            gain = W.gains(S, P, w)
+            if not np.max(gain) > best * GAINED - value:
+                tabu = self._until >= self._step
+                gain[:, tabu] = -np.inf
+                gain[tabu[S]] = -np.inf
+            i, j = divmod(int(np.argmax(gain)), gain.shape[1])
+            if gain[i, j] == -np.inf:
+                continue
+            out, rest = int(self._rng.integers(*TENURE)), len(S) - 1
+            self._until[S[i]] = self._step + out
+            self._until[j] = self._step + min(out // 2, rest)
+            S = S.copy()
+            S[i] = j
+            S.sort()
+            P, w, value = W.at(S)
+            if value > highest:
+                found, highest = S, value
+        self._S = S
+        return found

@@ -137,12 +137,13 @@ class WorkingSet:
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""
-        return self._at(S)[2]
+        return self.at(S)[2]
 
-    def _at(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def at(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """(P, w, value) on S."""
         g = self.g[S]
-        P = inverse(self.H(S)[:, S])
+        self.H(S[self._place[S] < 0])
+        P = inverse(self._rows[np.ix_(self._place[S], S)])
         w = P @ g
         return P, w, 0.5 * float(g @ w)
 
@@ -178,7 +179,7 @@ class WorkingSet:
 
     def backward(self, S: np.ndarray, size: int) -> np.ndarray:
         """Drop the coordinate that costs least, refitted, until S has `size`."""
-        P, w, _ = self._at(S)
+        P, w, _ = self.at(S)
         S = S.copy()
         while len(S) > size:
             i = int(np.argmin(w**2 / P.diagonal()))
@@ -215,33 +216,33 @@ class WorkingSet:
             S = self.forward(S, self.pattern.size)
         if len(S) in (0, len(self.members)):
             return S, 0
-        P, w, value = self._at(S)
+        P, w, value = self.at(S)
         for done in range(max_swaps):
-            gain = self._gains(S, P, w)
-            j, i = divmod(int(np.argmax(gain)), len(S))
-            if not gain[j, i] > GAIN * value:
+            gain = self.gains(S, P, w)
+            i, j = divmod(int(np.argmax(gain)), len(self.members))
+            if not gain[i, j] > GAIN * value:
                 return S, done
             S_new = S.copy()
             S_new[i] = j
             S_new.sort()
-            P_new, w_new, value_new = self._at(S_new)
+            P_new, w_new, value_new = self.at(S_new)
             if not value_new > value * (1 + 0.1 * GAIN):
                 return S, done  # the formula's gain was rounding
             S, P, w, value = S_new, P_new, w_new, value_new
         return S, max_swaps
 
-    def _gains(self, S: np.ndarray, P: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Gain of every swap, shape (m, len(S)); -inf where not allowed."""
-        gain = swap_gains(self.H(S).T, P, w, self.g, self.h, np)
-        gain[S] = -np.inf
-        gain[:, self.locked[S]] = -np.inf
+    def gains(self, S: np.ndarray, P: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Gain of every swap, shape (len(S), m); -inf where not allowed."""
+        gain = swap_gains(self.H(S), P, w, self.g, self.h, np)
+        gain[:, S] = -np.inf
+        gain[self.locked[S]] = -np.inf
         if not self._free:
             mask = np.zeros(len(self.members), dtype=bool)
             mask[S] = True
             every = np.arange(len(self.members))
             allowed = self.pattern.exchangeable(mask, S, every)
             if allowed is not None:
-                gain[~allowed] = -np.inf
+                gain[~allowed.T] = -np.inf
         return gain
 
 
@@ -258,20 +259,30 @@ def one_blas_thread() -> Any:
     return _threadpools().limit(limits=1, user_api="blas")
 
 
-def swap_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
-    """Gain of n F for every swap of an i in S for a j in O, shape (|O|, |S|).
+def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
+    """Gain of n F for every swap of an i in S for a j in O, shape (|S|, |O|).
 
-    `H_OS`, `g` and `h` (the diagonal of H) are those of the coordinates O.
+    `H_SO`, `g` and `h` (the diagonal of H) are those of the coordinates O.
     """
-    T = H_OS @ P
-    q = g - H_OS @ w
-    d = h - xp.sum(T * H_OS, axis=1)
-    p = xp.linalg.diagonal(P)
+    root = xp.linalg.diagonal(P) ** 0.5
+    v = w / root
+    # Row i of U is T_ji / sqrt(P_ii); in place, for this is where a search's time goes.
+    U = (P / root[:, None]) @ H_SO
+    d = h - root @ (U * H_SO)
+    q = g - w @ H_SO
     # A column that depends on what would remain of S has nothing of its own to add;
     # the floor keeps the rounding of its 0 / 0 small.
     floor = xp.where(h > 0, DEPENDENT * h, xp.full_like(h, float("inf")))
-    own = xp.maximum(d[:, None] + T**2 / p, floor[:, None])
-    return 0.5 * ((q[:, None] + T * (w / p)) ** 2 / own - w**2 / p)
+    own = U * U
+    own += d
+    own = xp.maximum(own, floor)
+    U *= v[:, None]
+    U += q
+    U *= U
+    U /= own
+    U -= (v * v)[:, None]
+    U *= 0.5
+    return U
 
 
 def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
@@ -455,13 +466,15 @@ def _scan(
         if s < pattern.size:
             gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols], xp)
             continue
-        each = swap_gains(H_OS, P, w, g[cols], h[cols], xp)
+        H_SO = xp.matrix_transpose(H_OS)
+        each = swap_gains(H_SO, P, w, g[cols], h[cols], xp)
         if not free:
             O = np.arange(cols.start, cols.stop)
             allowed = pattern.exchangeable(mask, S, O)
-            allowed = xp.asarray(allowed, device=problem.device)
-            each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
-        gain[cols] = xp.max(each, axis=1)
+            if allowed is not None:
+                free_to = xp.asarray(allowed.T, device=problem.device)
+                each = xp.where(free_to, each, xp.full_like(each, -float("inf")))
+        gain[cols] = xp.max(each, axis=0)
     ones = xp.ones(s, dtype=xp.float64, device=problem.device)
     return xp.where(scatter(p, S_A, ones) > 0, xp.full_like(gain, -float("inf")), gain)
 

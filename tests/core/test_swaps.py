@@ -36,12 +36,12 @@ def from_support(case, support):
 
 
 def quantities(case, S):
-    """(H_OS, P, w, g, h) for all coordinates O, from the explicit A."""
+    """(H_SO, P, w, g, h) for all coordinates O, from the explicit A."""
     A, mu = case.A.astype(float), float(case.mu)
     H = A.T @ A + mu * np.eye(A.shape[1])
     g = A.T @ case.b.astype(float) + mu * case.w_bar.astype(float)
     P = np.linalg.inv(H[np.ix_(S, S)])
-    return H[:, S], P, P @ g[S], g, H.diagonal()
+    return H[S], P, P @ g[S], g, H.diagonal()
 
 
 @given(seed=seeds)
@@ -51,16 +51,16 @@ def test_gains_are_what_refitting_gains(oracle, seed):
     rng = np.random.default_rng(seed)
     S = np.sort(rng.choice(p, size=int(rng.integers(1, p)), replace=False))
     outside = np.setdiff1d(np.arange(p), S)
-    H_OS, P, w, g, h = quantities(case, S)
-    swapped = swap_gains(H_OS, P, w, g, h, np)
-    added = add_gains(H_OS, P, w, g, h, np)
+    H_SO, P, w, g, h = quantities(case, S)
+    swapped = swap_gains(H_SO, P, w, g, h, np)
+    added = add_gains(H_SO.T, P, w, g, h, np)
     before, scale = on(case, S), case.objective(np.zeros(p))
     for j in outside:
         gain = before - on(case, {*S, j})
         assert added[j] == pytest.approx(gain, rel=1e-6, abs=1e-9 * scale)
-        for column, i in enumerate(S):
+        for row, i in enumerate(S):
             gain = before - on(case, {*S, j} - {i})
-            assert swapped[j, column] == pytest.approx(gain, rel=1e-6, abs=1e-9 * scale)
+            assert swapped[row, j] == pytest.approx(gain, rel=1e-6, abs=1e-9 * scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +104,7 @@ def test_swap_optimal_also_beyond_the_working_set(oracle, seed, n_restarts):
     found = swaps(case.problem(), Cardinality(4), None, search=search)
     S = np.flatnonzero(found.support)
     gains = swap_gains(*quantities(case, S), np)
-    gains[S] = 0
+    gains[:, S] = 0
     assert gains.max() <= 1e-8 * case.objective(np.zeros(400))
 
 
@@ -128,7 +128,7 @@ def test_the_pattern_holds_beyond_the_working_set(oracle, kind, n_restarts):
     assert oracle.allows(pattern, found.support)
     S = np.flatnonzero(found.support)
     outside = np.setdiff1d(np.arange(600), S)
-    gains = swap_gains(*quantities(case, S), np)[outside]
+    gains = swap_gains(*quantities(case, S), np)[:, outside].T
     gains[~pattern.exchangeable(found.support, S, outside)] = 0
     assert len(S) == pattern.size
     assert gains.max() <= 1e-8 * case.objective(np.zeros(600))
