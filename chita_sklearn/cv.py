@@ -110,8 +110,8 @@ class ChitaRegressorCV(ChitaRegressor):
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        Each search ends after so many perturbations in a row that find nothing
-        better.
+        Each search ends after so many attempts in a row to better its best support
+        that fail.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.

@@ -108,8 +108,8 @@ class ChitaRegressor(
           nodes. For some hundred features; seconds, or in vain.
 
     n_restarts : int, default=10
-        The search "swap" ends after so many perturbations of its best support in a row
-        that lead to nothing better; 0 turns them off.
+        The search "swap" ends after so many attempts in a row to better its best
+        support that fail; 0 makes none.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a
