@@ -220,6 +220,7 @@ def damped_cholesky(G: Array, mu: float, sure: bool = False) -> tuple[Array, flo
         L, good = _scaled_factor(G, mu, damping, dtype)
         if bool(good):
             return L, damping
+        del L  # before the next is made
     msg = "no damping makes the pivots positive"
     raise NotPositiveDefiniteError(msg)
 

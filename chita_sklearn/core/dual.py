@@ -204,7 +204,7 @@ def dual(
     mixture = solver.update(solution.support).copy()
     alpha, u = _residual(problem, mixture)
     value = float(function.value(alpha, u))
-    candidate, lowest = mixture.copy(), float(mixture.minimum())
+    candidate, lowest = solution.support, float(mixture.minimum())
     costly = problem.n_rows * problem.p > COSTLY
     best, values, gaps = solution, [value], [float("inf")]
     for t in range(max_iter):
@@ -225,13 +225,14 @@ def dual(
             continue  # a feasible point now would soon be beaten by a better
         other = solver.copy().update(pattern.best_mask(mixture.weights))
         if (minimum := float(other.minimum())) < lowest:
-            candidate, lowest = other, minimum
+            candidate, lowest = other.weights > 0, minimum
         gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED
         if status is None and costly and gaps[-1] > tol:
+            del other  # with its Gram, whose memory the next step takes
             continue
-        w, r, _ = candidate.solve()
+        w, r, _ = other.update(candidate).solve()
         found = problem.value(w, r)
         least = xp.where(found < best.objective, found, best.objective + 0 * found)
         bound, fixed = function.certificate(alpha, least)
@@ -242,8 +243,7 @@ def dual(
         counts = (xp.count_nonzero(mask) for mask in fixed)
         objective, proven, *n_fixed = numbers(found, bound, *counts)
         if objective < best.objective:
-            mask = candidate.weights > 0
-            best = replace(best, coef=w, support=mask, objective=objective)
+            best = replace(best, coef=w, support=candidate, objective=objective)
         best = replace(with_bound(best, max(proven, 0.0)), fixed=fixed)
         best = _decide(problem, pattern, best, fixed, *n_fixed)
         if best.gap <= tol and status is not Status.STOPPED:

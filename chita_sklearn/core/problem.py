@@ -35,7 +35,8 @@ class _Dense:
         self.device = device(X)
         self.shape = X.shape
         self._exact = X.dtype == self.xp.float64
-        self._block = cast_block(X)
+        # On an accelerator a block is large, but little beside X.
+        self._block = min(cast_block(X), max(X.shape[0] * X.shape[1] // 32, 2**17))
 
     def blocks(self, cols: slice) -> Iterator[tuple[slice, slice]]:
         """(rows, cols) slices that cover X[:, cols], of about `_block` numbers each."""

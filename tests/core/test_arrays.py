@@ -1,14 +1,21 @@
 """What the array standard lacks, on every library, against plain NumPy."""
 
+import contextlib
+import sys
+from types import ModuleType
+
 import numpy as np
 import pytest
-from hypothesis import given
+import scipy.linalg
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chita_sklearn.core import arrays as seam
 from chita_sklearn.core.arrays import (
     NotPositiveDefiniteError,
     cholesky,
     cholesky_solve,
+    damped_cholesky,
     indices,
     kth_largest,
     scatter,
@@ -97,6 +104,65 @@ def test_a_cholesky_factor_solves(backend, seed, size):
 def test_a_matrix_that_is_not_positive_definite_has_none(backend, M):
     with pytest.raises(NotPositiveDefiniteError):
         cholesky(backend.to(np.asarray(M)))
+
+
+@pytest.fixture
+def like_cupy(monkeypatch):
+    """NumPy in the place of CuPy: cuSOLVER's factor, which fails without a word."""
+    import array_api_compat.numpy as xp
+
+    def cholesky(M):
+        # What LAPACK and cuSOLVER leave: columns done, the pivot that failed, the rest.
+        L, _ = scipy.linalg.lapack.dpotrf(M, lower=True, clean=True)
+        return L
+
+    cupyx, inner, linalg = (ModuleType(name) for name in ("cupyx", "scipy", "linalg"))
+    cupyx.errstate = lambda linalg: contextlib.nullcontext()
+    linalg.solve_triangular = scipy.linalg.solve_triangular
+    cupyx.scipy, inner.linalg = inner, linalg
+    for name, module in (
+        ("cupyx", cupyx),
+        ("cupyx.scipy", inner),
+        ("cupyx.scipy.linalg", linalg),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(xp.linalg, "cholesky", cholesky)
+    monkeypatch.setattr(seam, "is_numpy_namespace", lambda xp: False)
+    monkeypatch.setattr(seam, "is_cupy_namespace", lambda xp: True)
+
+
+@pytest.mark.parametrize("bad", [0.0, -3.0, float("nan")])
+def test_a_factor_that_fails_without_a_word_is_found_out(like_cupy, bad):
+    M = np.diag([2.0, 1.0, bad, 5.0])
+    with pytest.raises(NotPositiveDefiniteError):
+        cholesky(M)
+
+
+@given(seed=st.integers(0, 1000), size=st.integers(1, 8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_way_through_cupy_solves_and_selects(like_cupy, seed, size):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((size, size + 3))
+    M, b = A @ A.T + 0.1 * np.eye(size), rng.standard_normal(size)
+    L, damping = damped_cholesky(A @ A.T, 0.1)
+    assert damping == 0.0
+    assert np.allclose(L @ L.T, M)
+    assert np.allclose(M @ cholesky_solve(L, b), b)
+    assert kth_largest(b, 1) == b.max()
+
+
+def test_a_float32_matrix_is_factored_in_float64_where_it_must_be(backend):
+    # Of full rank in float64 only: the pivot is lost in float32.
+    if backend.dtype != "float32":
+        pytest.skip("the same for every matrix of float64")
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((6, 1))
+    G = (u @ u.T).astype("float32")
+    mu = 4e-7 * float(np.sum(u**2))
+    L, damping = damped_cholesky(backend.to(G), mu)
+    host = backend.back(L).astype(float)
+    assert damping == 0.0
+    assert np.allclose(host @ host.T, G + mu * np.eye(6), rtol=0, atol=0.1 * mu)
 
 
 def test_units_do_not_make_a_matrix_singular(backend):

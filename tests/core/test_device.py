@@ -212,15 +212,18 @@ def test_labels_are_copied_to_the_device_once(oracle, monkeypatch):
     assert torch.equal(pattern.best_mask(score), first)
 
 
-def above(solver, dtype, shape, k, ridge=1e-2):
+def above(solver, dtype, shape, k, ridge=1e-2, order="C", prior=False, **options):
     """Peak memory of a solve over the size of X."""
     rng = np.random.default_rng(0)
-    X = rng.standard_normal(shape).astype(dtype)
+    X = np.asarray(rng.standard_normal(shape), dtype=dtype, order=order)
     y = X[:, :10].sum(axis=1) + rng.standard_normal(shape[0]).astype(dtype)
+    w_bar = rng.standard_normal(shape[1]) if prior else None
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        problem = LeastSquares(X, y, ridge=ridge, fit_intercept=True)
+        problem = LeastSquares(
+            X, y, ridge=ridge, prior=w_bar, fit_intercept=not prior, **options
+        )
         solve(problem, Cardinality(k), solver=solver)
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:
@@ -228,10 +231,27 @@ def above(solver, dtype, shape, k, ridge=1e-2):
     return peak / X.nbytes
 
 
-def test_a_fit_allocates_less_than_a_quarter_of_x():
-    assert above("auto", np.float64, (300, 20_000), 20) < 0.25
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_fit_allocates_less_than_a_quarter_of_x(order):
+    assert above("auto", np.float64, (300, 20_000), 20, order=order) < 0.25
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_fit_of_a_tall_x_allocates_less_than_a_quarter_of_it(order, weighted):
+    n = 100_000
+    weights = np.linspace(0.5, 2.0, n) if weighted else None
+    options = {"order": order, "sample_weight": weights}
+    assert above("auto", np.float32, (n, 100), 20, **options) < 0.25
 
 
 @pytest.mark.parametrize("solver", ["dual", "iht"])
 def test_a_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
     assert above(solver, np.float64, (300, 20_000), 500) < 0.25
+
+
+@pytest.mark.parametrize("solver", ["dual", "iht", "dense"])
+def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
+    # A Gram matrix takes 8 % of X in float64: no room for four.
+    shape, ridge = (1000, 25_000), 10.0
+    assert above(solver, np.float32, shape, 2000, ridge, prior=True) < 0.25
