@@ -3,12 +3,15 @@
     python -m benchmarks.memory
     python -m benchmarks.memory --mapped 4        a memory-mapped X of 4 GB on disk
 
-Each case runs in a process of its own, after a small fit that loads everything. The
-peak above X is given twice: of the resident size (Linux), which includes the buffers
-of BLAS, and of what Python and NumPy allocated. For a memory-mapped X the pages of the
-file do not count: they go when the memory is wanted. That its fit does without a copy
-is also enforced: the process may not have more than a quarter of X of its own memory
-(RLIMIT_DATA), so that a copy would be an error.
+Regression is `ChitaRegressor` with its defaults, with sample weights and without an
+intercept on shapes from wide to tall; pruning is `core.solve` by each plan for large
+supports, on the gradients of `benchmarks.large`. Each case runs in a process of its
+own, after a small fit that loads everything. The peak above X is given twice: of the
+resident size (Linux), which includes the buffers of BLAS, and of what Python and NumPy
+allocated. For a memory-mapped X the pages of the file do not count: they go when the
+memory is wanted. That its fit does without a copy is also enforced: the process may not
+have more than a quarter of X of its own memory (RLIMIT_DATA), so that a copy would be
+an error.
 """
 
 from __future__ import annotations
@@ -19,18 +22,28 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import THREADS
+from .large import generate
 from .measure import allocated_by, anonymous_peak, cost_of, keep, reads_of
 from .problems import ROOT, make_gaussian
 from .regression import RESULTS, environment
 from .worker import resident
 
-SHAPES = ((1000, 10_000, 50), (50_000, 500, 50))
+SHAPES = (
+    (1000, 10_000, 50),
+    (5000, 5000, 50),
+    (50_000, 500, 50),
+    (100_000, 100, 20),
+)
+PRUNING = ((1000, 42_000, 4200), (2000, 42_000, 4200))
+PLANS = ("dual", "iht", "dense")
 K_MAPPED, N_MAPPED = 50, 1000
 BLOCK = 2**13
 
@@ -45,42 +58,73 @@ def warm_up() -> None:
     big @ big
 
 
-def fitted(X: np.ndarray, y: np.ndarray, k: int):
-    """Fit with the defaults."""
+def fitted(X: np.ndarray, y: np.ndarray, k: int, options: str = "defaults"):
+    """Fit with the defaults but for one option."""
     from chita_sklearn import ChitaRegressor
 
+    weights = np.linspace(0.5, 2.0, len(y)) if options == "weights" else None
+    model = ChitaRegressor(k, fit_intercept=options != "no intercept", random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ChitaRegressor(k, random_state=0).fit(X, y)
+        return model.fit(X, y, sample_weight=weights)
 
 
-def dense(n: int, p: int, k: int, dtype: str, order: str) -> dict:
+def dense(n: int, p: int, k: int, dtype: str, order: str, options: str) -> dict:
     """Measure one fit of X in memory."""
     data = make_gaussian("toeplitz", 0.5, n, p, k, 10, 0)
     X = np.asarray(data.X_train, dtype=dtype, order=order)
     y = data.y_train.astype(dtype)
     true = data.support
     del data
-    warm_up()
-    with reads_of(p) as reads:
-        model, cost = cost_of(lambda: fitted(X, y, k))
-    found = len(np.intersect1d(model.support_, true))
-    allocated = allocated_by(lambda: fitted(X, y, k))
-    return {
+    record = measured(X, k, lambda: fitted(X, y, k, options))
+    model = record.pop("result")
+    return record | {
         "kind": "dense",
-        "n": n,
-        "p": p,
+        "options": options,
+        "recovered": len(np.intersect1d(model.support_, true)),
+        "history": list(model.solver_history_),
+    }
+
+
+def pruning(n: int, p: int, k: int, dtype: str, order: str, plan: str) -> dict:
+    """Measure one solve on generated gradients."""
+    from chita_sklearn.core import Cardinality, LeastSquares, solve
+
+    A, w_bar, b = generate(n, p, trace=131.0, order=order)
+    A = A.astype(dtype, copy=False)
+
+    def solved():
+        problem = LeastSquares(A, b, ridge=1e-2, prior=w_bar)
+        return solve(problem, Cardinality(k), solver=plan)
+
+    record = measured(A, k, solved)
+    solution = record.pop("result")
+    return record | {
+        "kind": "pruning",
+        "options": plan,
+        "history": list(solution.history),
+    }
+
+
+def measured(X: np.ndarray, k: int, call: Callable[[], Any]) -> dict:
+    """Measure one call: its cost, what it allocates and how often it reads X."""
+    warm_up()
+    with reads_of(X.shape[1]) as reads:
+        result, cost = cost_of(call)
+    allocated = allocated_by(call)
+    return {
+        "n": X.shape[0],
+        "p": X.shape[1],
         "k": k,
-        "dtype": dtype,
-        "order": order,
+        "dtype": str(X.dtype),
+        "order": "C" if X.flags.c_contiguous else "F",
         "x_bytes": X.nbytes,
         "cost": asdict(cost),
         "allocated": allocated,
         "passes": reads.passes,
         "reads": reads.products,
         "calls": reads.calls,
-        "recovered": found,
-        "history": list(model.solver_history_),
+        "result": result,
     }
 
 
@@ -99,6 +143,7 @@ def mapped(path: Path, p: int) -> dict:
         model, cost = cost_of(lambda: fitted(X, y, K_MAPPED))
     return {
         "kind": "mapped",
+        "options": "defaults",
         "n": X.shape[0],
         "p": p,
         "k": K_MAPPED,
@@ -149,15 +194,38 @@ def in_a_process(call: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def calls(orders: list[str]) -> Iterator[str]:
+    """The cases in memory, as calls of this module."""
+    for n, p, k in SHAPES:
+        for dtype in ("float64", "float32"):
+            for order in orders:
+                yield f"memory.dense({n}, {p}, {k}, {dtype!r}, {order!r}, 'defaults')"
+            for options in ("weights", "no intercept"):
+                yield f"memory.dense({n}, {p}, {k}, {dtype!r}, 'C', {options!r})"
+    for n, p, k in PRUNING:
+        for dtype in ("float64", "float32"):
+            for plan in PLANS:
+                yield f"memory.pruning({n}, {p}, {k}, {dtype!r}, 'C', {plan!r})"
+
+
+def one_line(r: dict) -> str:
+    """Whether a record keeps to a quarter of X, for the terminal."""
+    used = r.get("own_peak", max(r.get("allocated", 0), r["cost"]["peak_bytes"] or 0))
+    share = used / r["x_bytes"]
+    where = f"{r['kind']} {r['n']} x {r['p']} {r['dtype']} {r['order']} {r['options']}"
+    verdict = "pass" if share <= 0.25 else "FAIL"
+    return f"{verdict} {where}: {100 * share:.1f} % of X above it, 25 % at most"
+
+
 def markdown(records: list[dict]) -> str:
     """Return the table."""
     env = environment({})
     lines = [
         f"{env['processor']}, {THREADS} thread(s), NumPy {env['versions']['numpy']}.",
         "",
-        "| X | n | p | k | type | layout | size, MB | allocated above X "
+        "| X | n | p | k | options | type | layout | size, MB | allocated above X "
         "| resident above X | passes | of them: A w | A' r | columns | norms | CPU |",
-        "|" + "---|" * 15,
+        "|" + "---|" * 16,
     ]
     for r in records:
         reads, size = r["reads"], r["x_bytes"]
@@ -170,10 +238,10 @@ def markdown(records: list[dict]) -> str:
             f"{reads.get(name, 0):.1f}" for name in ("A w", "A' r", "columns", "norms")
         )
         layout = "rows" if r["order"] == "C" else "columns"
-        kind = "in memory" if r["kind"] == "dense" else "mapped file"
+        kind = {"dense": "in memory", "mapped": "mapped file"}.get(r["kind"], "pruning")
         lines.append(
             f"| {kind} | {r['n']:,} | {r['p']:,} | {r['k']} "
-            f"| {r['dtype']} | {layout} "
+            f"| {r['options']} | {r['dtype']} | {layout} "
             f"| {size / 1e6:,.0f} | {allocated} | {above} | {r['passes']:.1f} "
             f"| {parts} | {r['cost']['cpu']:.2f} s |"
         )
@@ -200,28 +268,22 @@ def main(argv: list[str] | None = None) -> int:
                 call = f"memory.mapped(memory.Path({str(path)!r}), {p})"
                 records.append(in_a_process(call))
     else:
-        for n, p, k in SHAPES:
-            for dtype in ("float64", "float32"):
-                for order in orders:
-                    call = f"memory.dense({n}, {p}, {k}, {dtype!r}, {order!r})"
-                    records.append(in_a_process(call))
+        for call in calls(orders):
+            records.append(in_a_process(call))
+            print(one_line(records[-1]), flush=True)
     kept = keep(
         args.output,
         records,
-        lambda r: (r["kind"], r["n"], r["p"], r["k"], r["dtype"], r["order"]),
+        lambda r: tuple(
+            r[name] for name in ("kind", "n", "p", "k", "dtype", "order", "options")
+        ),
     )
     text = markdown(kept)
     print(text)
     if args.table:
         args.table.write_text(text)
     for r in records:
-        used = r.get(
-            "own_peak", max(r.get("allocated", 0), r["cost"]["peak_bytes"] or 0)
-        )
-        share = used / r["x_bytes"]
-        where = f"{r['kind']} {r['n']} x {r['p']} {r['dtype']} {r['order']}"
-        verdict = "pass" if share <= 0.25 else "FAIL"
-        print(f"{verdict} {where}: {100 * share:.1f} % of X above it, 25 % at most")
+        print(one_line(r))
     return 0
 
 

@@ -39,8 +39,8 @@ LONG_FIT = 3.0  # seconds of CPU beyond which a fit is not repeated
 class Worker:
     """A peer's process; started when first needed, and again after a time limit."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, root: Path = problems.ROOT) -> None:
+        self.name, self.root = name, root
         self.process: subprocess.Popen | None = None
         self.refusal: dict | None = None
         self.first_call: float | None = None
@@ -53,7 +53,7 @@ class Worker:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", self.name],
-                cwd=problems.ROOT,
+                cwd=self.root,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
