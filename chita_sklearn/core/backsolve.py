@@ -188,6 +188,9 @@ class Backsolver(SupportSolver):
             self._hold(whole)
             return self
         held, more, less = nearest
+        if not _differing(nearest):
+            self._held = held
+            return self
         # The arrays are shared with copies: what is added to is a new one.
         centre = None if held.centre is None else xp.asarray(held.centre, copy=True)
         sums = xp.asarray(held.G, copy=True), centre

@@ -226,6 +226,8 @@ def dual(
         other = solver.copy().update(pattern.best_mask(mixture.weights))
         if (minimum := float(other.minimum())) < lowest:
             candidate, lowest = other.weights > 0, minimum
+        else:
+            other = solver.copy()  # its Gram is memory
         gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED

@@ -24,6 +24,7 @@ from .arrays import Array, array_namespace, cast_block, device, take_columns
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
 GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
+FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
 
 
 class _Dense:
@@ -482,8 +483,10 @@ class LeastSquares(Quadratic):
         step = max(self._gram_block // max(self.n_rows, 1), 1)
         if add_to is None:
             # The sum of many blocks needs more digits than each.
+            few = rough and S.shape[0] <= FEW * step
+            dtype = xp.float32 if few else xp.float64
             size = (self.n_rows, self.n_rows)
-            G = xp.zeros(size, dtype=xp.float64, device=self.device)
+            G = xp.zeros(size, dtype=dtype, device=self.device)
             moment = None if self.prior is None else self.zeros(self.n_rows)
         else:
             G, moment = add_to
