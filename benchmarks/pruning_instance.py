@@ -2,13 +2,16 @@
 
     python -m benchmarks.pruning_instance
     python -m benchmarks.pruning_instance --ridges 0.01 --sparsities 0.5,0.9 --merge
+    python -m benchmarks.pruning_instance --tol 1e-6 --max-iter 1000 --output FILE
 
 Row i of A is the gradient of the cross-entropy of training image i at the checkpoint;
 b = A w_bar; the objective is 1/2 ||b - A w||^2 + n ridge/2 ||w - w_bar||^2, n = 1000,
 at round((1 - sparsity) 32360) non-zeros. Objectives are evaluated again here in
 float64, whatever precision solved. Costs are CPU times in units of one float32 product
 A @ A.T (NumPy, timed beside each solve, the same number of threads). The published
-solvers' figures are recorded ones. Needs the optional data (see README.md).
+solvers' figures are recorded ones. The last command asks for more: a search ends at the
+gap `tol`, so that raising max_iter alone changes nothing; in float64 its figures are in
+``results/pruning_instance_tight.json``. Needs the optional data (see README.md).
 """
 
 from __future__ import annotations
@@ -196,7 +199,7 @@ def markdown(document: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compare(document: dict) -> list[tuple[bool, str]]:
+def compare(document: dict, over: float = 1.001) -> list[tuple[bool, str]]:
     """Return (kept, text) for each claim about this instance."""
     rows = document["results"]
     out = []
@@ -238,10 +241,10 @@ def compare(document: dict) -> list[tuple[bool, str]]:
             5e-3,
         )
         claim(
-            f"{dtype}: objective <= 1.001 x best recorded",
+            f"{dtype}: objective <= {over:g} x best recorded",
             own,
             lambda r: r["over_best"],
-            1.001,
+            over,
         )
         claim(
             f"{dtype}: bound <= best recorded objective (rounding 1e-6)",
@@ -389,7 +392,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         args.table.parent.mkdir(parents=True, exist_ok=True)
         args.table.write_text(text)
-    for kept, line in compare(document):
+    tight = args.tol is not None and args.tol < DEFAULT_TOL / 10
+    for kept, line in compare(document, 1.0001 if tight else 1.001):
         print("pass" if kept else "FAIL", line)
     return 0
 
