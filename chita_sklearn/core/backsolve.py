@@ -29,6 +29,7 @@ from .arrays import (
     indices,
     numbers,
     scatter,
+    take_columns,
 )
 from .descent import coordinate_descent
 from .problem import Columns, LeastSquares, Quadratic
@@ -38,6 +39,7 @@ FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
+TALL = 16  # rows a column of A from which rows of A'A are kept: 1/16 of X at most
 ACCURACY = 1e-12  # elsewhere, of the linear system: residual over right-hand side
 
 
@@ -125,6 +127,34 @@ def backsolver(
     raise TypeError(msg)
 
 
+class _Rows:
+    """Rows of A'A: for a tall X, where all p of them are little beside it.
+
+    A row costs one product with A' when it is first wanted, and no more.
+    """
+
+    def __init__(self, problem: LeastSquares) -> None:
+        xp = problem.xp
+        self.problem = problem
+        self._place = xp.full(problem.p, -1, dtype=xp.int64, device=problem.device)
+        self._rows: Array = None
+
+    def gram(self, S: Array) -> Array:
+        """A_S' A_S."""
+        problem, xp = self.problem, self.problem.xp
+        known = 0 if self._rows is None else self._rows.shape[0]
+        ones = xp.ones_like(S, dtype=xp.float64)
+        new = (scatter(problem.p, S, ones) > 0) & (self._place < 0)
+        index = indices(new)
+        if index.shape[0]:
+            rows = xp.matrix_transpose(Columns(problem, index).cross(slice(None)))
+            self._rows = xp.concat([self._rows, rows]) if known else rows
+            count = xp.cumulative_sum(xp.astype(new, xp.int64))
+            self._place = xp.where(new, known - 1 + count, self._place)
+        rows = xp.take(self._rows, xp.take(self._place, S), axis=0)
+        return take_columns(rows, S)
+
+
 class Backsolver(SupportSolver):
     """Minimisers of n F on one support after another.
 
@@ -169,6 +199,8 @@ class Backsolver(SupportSolver):
             self._sure = 2 * problem.n_rows**2 * eps * largest < problem.mu
         self._z: Any = None
         self._held: Any = None
+        # Shared by the copies.
+        self._rows = _Rows(problem) if TALL * problem.p <= problem.n_rows else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
         # No number is asked of the device but how many coordinates changed.
@@ -270,7 +302,8 @@ class Backsolver(SupportSolver):
         if problem.prior is not None:
             prior = problem.xp.take(problem.prior, S)
             d = d - A_S.dot(z_S * prior)
-        v, self.damping = ridge_solve(A_S, root, d, problem.mu)
+        G = A_S.gram() if self._rows is None else self._rows.gram(S)
+        v, self.damping = ridge_solve(A_S, G, root, d, problem.mu)
         w = root * v
         r = d - A_S.dot(w)
         if problem.prior is not None:
@@ -324,21 +357,21 @@ def _solved(L: Array, rhs: Array) -> Array:
     return xp.astype(x, xp.float64, copy=False)
 
 
-def ridge_solve(A_S: Columns, root: Array, d: Array, mu: float) -> tuple[Array, float]:
+def ridge_solve(
+    A_S: Columns, G: Array, root: Array, d: Array, mu: float
+) -> tuple[Array, float]:
     """Minimise 1/2 ||d - B v||^2 + mu/2 ||v||^2 for B = A_S diag(root).
 
-    Returns v and the damping used. By Cholesky and iterative refinement against A_S,
-    which makes up for the squared condition number. With mu = 0 and dependent columns
-    the damped factor and its refinement give nearly the minimiser with the smallest sum
-    of ||b_j||^2 v_j^2.
+    G = A_S'A_S is overwritten. Returns v and the damping used. By Cholesky and
+    iterative refinement against A_S, which makes up for the squared condition number.
+    With mu = 0 and dependent columns the damped factor and its refinement give nearly
+    the minimiser with the smallest sum of ||b_j||^2 v_j^2.
     """
     xp = array_namespace(d)
     rhs = root * A_S.tdot(d)
-    G = A_S.gram()
     G *= root
     G *= root[:, None]
     L, damping = damped_cholesky(G, mu)
-    del G
     v = cholesky_solve(L, rhs)
     scale, last = float(xp.linalg.vector_norm(rhs)), float("inf")
     for _ in range(REFINEMENTS):

@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from .arrays import Array, array_namespace, cast_block, device, take_columns
+from .arrays import (
+    Array,
+    array_namespace,
+    cast_block,
+    device,
+    scatter,
+    take_columns,
+)
 
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
@@ -254,7 +261,7 @@ class Columns:
     """A_S for a few columns S of a `LeastSquares`, and products with it.
 
     Held where it is small beside X; else read again for each product, in blocks of
-    rows, so that of a tall X no large part is copied.
+    rows where columns must be gathered, so that of a tall X no large part is copied.
     """
 
     def __init__(self, problem: LeastSquares, S: Array) -> None:
@@ -273,13 +280,16 @@ class Columns:
 
     def dot(self, v: Array) -> Array:
         """A_S v."""
-        xp = self.problem.xp
-        return xp.concat([self._read(rows) @ v for rows in self._rows])
+        if self._held is None:  # cheaper with all columns than to gather some
+            return self.problem.matvec(scatter(self.problem.p, self.S, v))
+        return self._held @ v
 
     def tdot(self, r: Array) -> Array:
         """A_S' r."""
         xp = self.problem.xp
-        return self._sum(lambda block, rows: xp.matrix_transpose(block) @ r[rows])
+        if self._held is None:
+            return xp.take(self.problem.rmatvec(r), self.S)
+        return xp.matrix_transpose(self._held) @ r
 
     def cross(self, cols: slice) -> Array:
         """A[:, cols]' A_S."""

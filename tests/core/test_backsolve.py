@@ -89,6 +89,20 @@ def test_a_sequence_of_supports_gives_what_fresh_solves_give(oracle, rough, seed
         mask = mask ^ flip
 
 
+@given(seed=seeds)
+def test_a_sequence_of_supports_of_a_tall_x_gives_what_fresh_solves_give(oracle, seed):
+    # More than 16 rows a column: rows of A'A are kept from one support to the next.
+    case = oracle.case(seed, n=150, p=8, ridge=0.1)
+    rng = np.random.default_rng(seed)
+    problem = case.problem()
+    solver = Backsolver(problem, 4)
+    for _ in range(6):
+        mask = rng.random(8) < 0.5
+        w, r, _ = solver.copy()(mask)
+        assert case.objective(w) <= case.objective(case.refit(mask)) * (1 + 1e-10)
+        assert np.allclose(r, (case.b - case.A @ w).astype(float))
+
+
 @given(seed=seeds, share=st.floats(0, 1))
 def test_a_mixture_is_the_solution_with_the_mixed_weights(oracle, seed, share):
     case = oracle.case(seed, n=8, p=20, ridge=0.5)
