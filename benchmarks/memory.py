@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -208,6 +209,12 @@ def calls(orders: list[str]) -> Iterator[str]:
                 yield f"memory.pruning({n}, {p}, {k}, {dtype!r}, 'C', {plan!r})"
 
 
+def case(r: dict) -> tuple:
+    """Return what a record is one of its kind by."""
+    names = ("kind", "n", "p", "k", "dtype", "order", "options")
+    return tuple(r[name] for name in names)
+
+
 def one_line(r: dict) -> str:
     """Whether a record keeps to a quarter of X, for the terminal."""
     used = r.get("own_peak", max(r.get("allocated", 0), r["cost"]["peak_bytes"] or 0))
@@ -253,11 +260,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--mapped", type=float, help="GB of a memory-mapped X")
     parser.add_argument("--orders", default="C,F", help="layouts of X")
+    parser.add_argument("--only", help="regular expression on the case's call")
     parser.add_argument("--folder", type=Path, help="for the mapped file")
     parser.add_argument("--output", type=Path, default=RESULTS / "memory.json")
     parser.add_argument("--table", type=Path)
     args = parser.parse_args(argv)
-    records = []
+    kept: list[dict] = []
     orders = args.orders.split(",")
     if args.mapped:
         p = round(args.mapped * 1e9 / 4 / N_MAPPED)
@@ -266,24 +274,19 @@ def main(argv: list[str] | None = None) -> int:
                 path = Path(folder) / "X.npy"
                 store(path, p, order)
                 call = f"memory.mapped(memory.Path({str(path)!r}), {p})"
-                records.append(in_a_process(call))
+                record = in_a_process(call)
+                kept = keep(args.output, [record], case)
+                print(one_line(record), flush=True)
     else:
         for call in calls(orders):
-            records.append(in_a_process(call))
-            print(one_line(records[-1]), flush=True)
-    kept = keep(
-        args.output,
-        records,
-        lambda r: tuple(
-            r[name] for name in ("kind", "n", "p", "k", "dtype", "order", "options")
-        ),
-    )
+            if args.only is None or re.search(args.only, call):
+                record = in_a_process(call)
+                kept = keep(args.output, [record], case)
+                print(one_line(record), flush=True)
     text = markdown(kept)
     print(text)
     if args.table:
         args.table.write_text(text)
-    for r in records:
-        print(one_line(r))
     return 0
 
 

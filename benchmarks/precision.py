@@ -40,8 +40,8 @@ def runner_up(X: np.ndarray, y: np.ndarray, S: np.ndarray, mu: float) -> float:
     B = X[:, S]
     P = np.linalg.inv(B.T @ B + mu * np.eye(len(S)))
     g, h = X.T @ y, np.einsum("ij,ij->j", X, X) + mu
-    gains = swap_gains(X.T @ B, P, P @ g[S], g, h, np)
-    gains[S] = -np.inf
+    gains = swap_gains(B.T @ X, P, P @ g[S], g, h, np)
+    gains[:, S] = -np.inf
     return objective(X, y, S, mu) - float(gains.max())
 
 
