@@ -31,10 +31,10 @@ from .swaps import WorkingSet
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
-# computes the first five to fifty times and a product with the second as often.
+# computes the first five to a hundred times and a product with the second as often.
 MEMORY = 2**21  # numbers of A that a working set may copy, if not a tenth of them all
 GAINS, ENTRIES = 2e3, 1e5
-STEPS = 50  # of a tabu walk in one restart at most
+STEPS = 100  # of a tabu walk in one restart at most
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 # Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
 # for half as many. Longer ones (half of k, 10 to 30) found less.

@@ -51,7 +51,7 @@ EXCESS = (
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
 COPIED = 1 / 8  # of a tall X at most: beyond, all of H at once takes less memory
-TINY, EPS = np.finfo(np.float64).tiny, np.finfo(np.float64).eps
+TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
 GAIN = 1e-10  # share of the explained part of n F that a swap must gain
 NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
 
@@ -164,9 +164,7 @@ class WorkingSet:
         floor = NOISE * float(np.max(self.g**2 / np.maximum(self.h, TINY), initial=0))
         for t in range(start, size):
             gain = np.where(d > DEPENDENT * self.h, q**2, 0.0) / np.maximum(d, TINY)
-            gain[in_S] = 0.0
-            if not self._free:
-                gain[~self.may_join(in_S, gain)] = 0.0
+            gain[~self.may_join(in_S, gain)] = 0.0
             j = int(np.argmax(gain))
             if not gain[j] > floor:
                 break
@@ -207,6 +205,8 @@ class WorkingSet:
 
     def may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which coordinates can be added to S on the way to an allowed support."""
+        if self._free:
+            return ~in_S
         # The patterns are matroids: what best_mask would add to S now, S may take.
         return self.pattern.best_mask(np.where(in_S, np.inf, score)) & ~in_S
 
@@ -271,11 +271,10 @@ def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> 
     d = h - root @ (U * H_SO)
     q = g - w @ H_SO
     # A column that depends on what would remain of S has nothing of its own to add;
-    # the floor keeps the rounding of its 0 / 0 small.
-    floor = xp.where(h > 0, DEPENDENT * h, xp.full_like(h, float("inf")))
+    # the floor keeps the rounding of its 0 / 0 small, and a column of zeros at 0.
     own = U * U
     own += d
-    own = xp.maximum(own, floor)
+    own = xp.maximum(own, DEPENDENT * h + TINY)
     U *= v[:, None]
     U += q
     U *= U
