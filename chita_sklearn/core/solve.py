@@ -13,7 +13,7 @@ from . import starts
 from .arrays import Array, indices
 from .backsolve import backsolve, backsolver
 from .branch import branch
-from .dual import certify, dual, rough_enough, with_bound
+from .dual import COSTLY, certify, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
 from .patterns import Cardinality, Pattern
@@ -29,7 +29,7 @@ NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost the residual
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
 NODES = 100  # of branch and bound in what max_iter counts
-PROOF_STEPS = 30  # of dual ascent after a search by swaps
+PROOF_STEPS = 30  # of dual ascent after a search by swaps; half where they are felt
 
 OnStep = Callable[[Array], bool]
 
@@ -209,7 +209,8 @@ def _swap(
     provable = problem.mu > PROOF_FROM * largest
     status: Status = solution.status
     if provable:
-        limit = min(max_iter, PROOF_STEPS)
+        costly = problem.n_rows * problem.p > COSTLY
+        limit = min(max_iter, PROOF_STEPS // 2 if costly else PROOF_STEPS)
         solution = dual(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
         )
