@@ -99,9 +99,6 @@ class BlockLeastSquares(Quadratic):
     def thinned(self, step: int) -> BlockLeastSquares:  # noqa: D102
         return BlockLeastSquares([q.thinned(step) for q in self.problems])
 
-    def intercept(self, w: Array) -> float:  # noqa: D102
-        return 0.0
-
 
 class BlockBacksolver(SupportSolver):
     """A `Backsolver` for each block of a `BlockLeastSquares`, as one."""

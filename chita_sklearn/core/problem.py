@@ -224,10 +224,6 @@ class Quadratic(ABC):
     def thinned(self, step: int) -> Quadratic:
         """Return the problem of every step-th row; n F is about step times smaller."""
 
-    @abstractmethod
-    def intercept(self, w: Array) -> float:
-        """Return the constant that goes with w; 0 without fit_intercept."""
-
     def zeros(self, size: int) -> Array:
         """Float64 zeros where A lives."""
         return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
