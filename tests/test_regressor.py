@@ -816,6 +816,15 @@ def test_ctrl_c_leaves_the_estimator_unfitted(data, fitted_before, warm_start):
     assert_array_equal(model.support_, list(TRUTH))
 
 
+@pytest.fixture
+def interruptible():
+    """A process that a shell starts in the background ignores SIGINT; not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_inside_the_solver(data, monkeypatch):
     X, y = data
     model = ChitaRegressor(3).fit(X, y)
