@@ -20,7 +20,7 @@ EXAMPLES := examples/plot_diabetes.py examples/plot_digits.py examples/plot_prun
 .DELETE_ON_ERROR:
 
 # The matrices are small: threads of the linear algebra would wait for each other.
-demo: export OMP_NUM_THREADS ?= 1
+demo docs: export OMP_NUM_THREADS ?= 1
 demo: export MPLBACKEND ?= Agg
 demo: $(READY)
 	@for script in $(EXAMPLES); do \
