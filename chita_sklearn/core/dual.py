@@ -205,8 +205,8 @@ def dual(
     alpha, u = _residual(problem, mixture)
     value = float(function.value(alpha, u))
     candidate, lowest = solution.support, float(mixture.minimum())
-    costly = problem.n_rows * problem.p > COSTLY
     best, values, gaps = solution, [value], [float("inf")]
+    dear = costly(problem)
     for t in range(max_iter):
         solver.update(pattern.best_mask(function.scores(u)))
         mixture.mix(solver, 3.0 / (t + 4))
@@ -217,7 +217,7 @@ def dual(
         status: Status | None = None
         if on_step is not None and on_step(best.coef):
             status = Status.STOPPED
-        elif t >= HOPELESS and costly and value < SHRINK * values[t - HOPELESS] <= 0:
+        elif t >= HOPELESS and dear and value < SHRINK * values[t - HOPELESS] <= 0:
             status = Status.CONVERGED  # too small a ridge to prove anything with
         elif t + 1 == max_iter:
             status = Status.MAX_ITER
@@ -231,7 +231,7 @@ def dual(
         gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED
-        if status is None and costly and gaps[-1] > tol:
+        if status is None and dear and gaps[-1] > tol:
             del other  # with its Gram, whose memory the next step takes
             continue
         w, r, _ = other.update(candidate).solve()
@@ -291,6 +291,11 @@ def _decide(
             best, coef=last.coef, support=last.support, objective=last.objective
         )
     return replace(best, lower_bound=best.objective)
+
+
+def costly(problem: Quadratic) -> bool:
+    """Whether A has so many numbers that a step more is felt."""
+    return problem.n_rows * problem.p > COSTLY
 
 
 def rough_enough(problem: Quadratic) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .problem import LeastSquares
-from .swaps import WorkingSet
+from .swaps import WorkingSet, swapped
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
@@ -82,9 +82,11 @@ class Restarts:
             self._failed += 1
             most = 20 * len(S) + 100
             new, _ = W.improve(self._perturb(W, S), max_swaps=most)
-            if not W.value(new) > best * GAINED:
+            value = W.value(new)
+            if not value > best * GAINED:
                 new = walk(best, steps=min(self._failed // 2, STEPS))
-            if W.value(new) > best * GAINED:
+                value = W.value(new)
+            if value > best * GAINED:
                 S, _ = W.improve(new, max_swaps=most)
                 best, self._failed = W.value(S), 0
                 walk = Walk(W, self._rng, S)
@@ -136,9 +138,7 @@ class Walk:
             out, rest = int(self._rng.integers(*TENURE)), len(S) - 1
             self._until[S[i]] = self._step + out
             self._until[j] = self._step + min(out // 2, rest)
-            S = S.copy()
-            S[i] = j
-            S.sort()
+            S = swapped(S, i, j)
             P, w, value = W.at(S)
             if value > highest:
                 found, highest = S, value

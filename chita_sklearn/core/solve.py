@@ -13,7 +13,7 @@ from . import starts
 from .arrays import Array, indices
 from .backsolve import backsolve, backsolver
 from .branch import branch
-from .dual import COSTLY, certify, dual, rough_enough, with_bound
+from .dual import certify, costly, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
 from .patterns import Cardinality, Pattern
@@ -209,8 +209,7 @@ def _swap(
     provable = problem.mu > PROOF_FROM * largest
     status: Status = solution.status
     if provable:
-        costly = problem.n_rows * problem.p > COSTLY
-        limit = min(max_iter, PROOF_STEPS // 2 if costly else PROOF_STEPS)
+        limit = min(max_iter, PROOF_STEPS // (2 if costly(problem) else 1))
         solution = dual(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
         )

@@ -44,10 +44,8 @@ from .problem import Columns, LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 
-EXCESS = (
-    0.25,
-    1.0,
-)  # of k: how far forward selection goes before the excess is dropped
+# Shares of k by which forward selection goes too far, before the excess is dropped.
+EXCESS = (0.25, 1.0)
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
 COPIED = 1 / 8  # of a tall X at most: beyond, all of H at once takes less memory
@@ -120,6 +118,10 @@ class WorkingSet:
 
     def H(self, S: np.ndarray) -> np.ndarray:
         """Rows S of H, shape (len(S), m). A new row costs one product with A_W'."""
+        self._learn(S)
+        return self._rows[self._place[S]]
+
+    def _learn(self, S: np.ndarray) -> None:
         new = S[self._place[S] < 0]
         if len(new):
             xp = array_namespace(self._At)
@@ -133,7 +135,6 @@ class WorkingSet:
                 self._rows = np.concatenate([self._rows[:known], more])
             self._rows[known : known + len(new)] = rows
             self._place[new] = np.arange(known, known + len(new))
-        return self._rows[self._place[S]]
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""
@@ -142,7 +143,7 @@ class WorkingSet:
     def at(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """(P, w, value) on S."""
         g = self.g[S]
-        self.H(S[self._place[S] < 0])
+        self._learn(S)
         P = inverse(self._rows[np.ix_(self._place[S], S)])
         w = P @ g
         return P, w, 0.5 * float(g @ w)
@@ -222,9 +223,7 @@ class WorkingSet:
             i, j = divmod(int(np.argmax(gain)), len(self.members))
             if not gain[i, j] > GAIN * value:
                 return S, done
-            S_new = S.copy()
-            S_new[i] = j
-            S_new.sort()
+            S_new = swapped(S, i, j)
             P_new, w_new, value_new = self.at(S_new)
             if not value_new > value * (1 + 0.1 * GAIN):
                 return S, done  # the formula's gain was rounding
@@ -257,6 +256,14 @@ def one_blas_thread() -> Any:
     Waking threads for each costs many times the product on a busy machine.
     """
     return _threadpools().limit(limits=1, user_api="blas")
+
+
+def swapped(S: np.ndarray, i: int, j: int) -> np.ndarray:
+    """Return S with j in the place of its i-th coordinate, ascending."""
+    S = S.copy()
+    S[i] = j
+    S.sort()
+    return S
 
 
 def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
