@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .core import Cardinality, LeastSquares, Solution, solve
-from .core.arrays import indices, scatter, to_host
+from .core.arrays import indices, mask_of, to_host
+from .core.backsolve import unsolved
 from .core.restarts import Restarts
 from .core.solve import choose
 from .core.swaps import WorkingSet, swaps
@@ -108,10 +109,8 @@ class Sweep:
         if len(S) > k:
             W = WorkingSet(problem, pattern, S, self._correlation)
             S = S[W.backward(np.arange(len(S)), k)]
-        xp = problem.xp
-        ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
-        mask = scatter(problem.p, xp.asarray(S, device=problem.device), ones) > 0
-        start = Solution(problem.zeros(problem.p), mask, math.inf, n_iter=0)
+        index = problem.xp.asarray(S, device=problem.device)
+        start = replace(unsolved(problem, mask_of(problem.p, index)), n_iter=0)
         return swaps(problem, pattern, start, max_iter=self._options["max_iter"])
 
     def settled(self) -> list[Solution]:

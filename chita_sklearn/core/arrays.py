@@ -108,6 +108,12 @@ def scatter(size: int, index: Array, values: Array) -> Array:
     return xp.where(hit, xp.take(values, place), out)
 
 
+def mask_of(size: int, index: Array) -> Array:
+    """Return the mask of length `size` that is True at `index`, ascending."""
+    xp = array_namespace(index)
+    return scatter(size, index, xp.ones_like(index, dtype=xp.float64)) > 0
+
+
 def take_columns(X: Array, index: Array) -> Array:
     """X[:, index] as a copy."""
     xp = array_namespace(X)

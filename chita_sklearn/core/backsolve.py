@@ -27,6 +27,7 @@ from .arrays import (
     cholesky_solve,
     damped_cholesky,
     indices,
+    mask_of,
     numbers,
     scatter,
     take_columns,
@@ -143,8 +144,7 @@ class _Rows:
         """A_S' A_S."""
         problem, xp = self.problem, self.problem.xp
         known = 0 if self._rows is None else self._rows.shape[0]
-        ones = xp.ones_like(S, dtype=xp.float64)
-        new = (scatter(problem.p, S, ones) > 0) & (self._place < 0)
+        new = mask_of(problem.p, S) & (self._place < 0)
         index = indices(new)
         if index.shape[0]:
             rows = xp.matrix_transpose(Columns(problem, index).cross(slice(None)))
@@ -381,6 +381,11 @@ def ridge_solve(
             break
         v, last = v + cholesky_solve(L, lost), error
     return v, damping
+
+
+def unsolved(problem: Quadratic, mask: Array) -> Solution:
+    """Return a support as a solution still to be solved for; no objective is above."""
+    return Solution(problem.zeros(problem.p), mask, float("inf"))
 
 
 def backsolve(

@@ -29,8 +29,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, indices, scatter, to_host
-from .backsolve import backsolve
+from .arrays import Array, indices, mask_of, to_host
+from .backsolve import backsolve, unsolved
 from .problem import Columns, LeastSquares
 from .solution import Solution, Status
 
@@ -317,9 +317,7 @@ def _better(
         return best
     xp = problem.xp
     index = xp.take(S, xp.asarray(part, device=problem.device))
-    ones = xp.ones(len(part), dtype=xp.float64, device=problem.device)
-    mask = scatter(problem.p, index, ones) > 0
-    found = backsolve(problem, Solution(problem.zeros(problem.p), mask, float("inf")))
+    found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
     if not found.objective < best.objective:
         return best
     return replace(

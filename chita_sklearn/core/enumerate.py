@@ -6,8 +6,8 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from .arrays import scatter, to_host
-from .backsolve import backsolve
+from .arrays import mask_of, to_host
+from .backsolve import backsolve, unsolved
 from .problem import LeastSquares
 from .solution import Solution
 
@@ -70,8 +70,5 @@ def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
 
 def _on(problem: LeastSquares, S: np.ndarray) -> Solution:
     """A support to solve on."""
-    xp = problem.xp
-    ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
-    index = xp.asarray(S, device=problem.device)
-    mask = scatter(problem.p, index, ones) > 0
-    return Solution(problem.zeros(problem.p), mask, float("inf"))
+    index = problem.xp.asarray(S, device=problem.device)
+    return unsolved(problem, mask_of(problem.p, index))

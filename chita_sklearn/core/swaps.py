@@ -34,11 +34,11 @@ from .arrays import (
     cast_block,
     device,
     indices,
-    scatter,
+    mask_of,
     to_host,
     top_k_mask,
 )
-from .backsolve import backsolve
+from .backsolve import backsolve, unsolved
 from .patterns import Cardinality, Pattern
 from .problem import Columns, LeastSquares
 from .solution import Solution, Status
@@ -384,7 +384,7 @@ def swaps(
     def stop(S: np.ndarray) -> bool:
         nonlocal stopped
         if on_step is not None and not stopped:
-            stopped = bool(on_step(_minimiser(problem, pattern, S).coef))
+            stopped = bool(on_step(_minimiser(problem, S).coef))
         return stopped
 
     rounds = 0
@@ -414,7 +414,7 @@ def swaps(
         if unchanged or room == p:
             status = Status.CONVERGED
             break
-    found = _minimiser(problem, pattern, S)
+    found = _minimiser(problem, S)
     note = f"swaps: {n_swaps} on {rounds} working sets of up to {room} columns"
     if solution is not None and not found.objective < solution.objective:
         found = solution
@@ -441,13 +441,10 @@ def _ask(
     return stop(members[best])
 
 
-def _minimiser(problem: LeastSquares, pattern: Pattern, S: np.ndarray) -> Solution:
+def _minimiser(problem: LeastSquares, S: np.ndarray) -> Solution:
     """Return the backsolve on a support given by its indices."""
-    xp = problem.xp
-    ones = xp.ones(len(S), dtype=xp.float64, device=problem.device)
-    mask = scatter(problem.p, xp.asarray(S, device=problem.device), ones) > 0
-    empty = Solution(problem.zeros(problem.p), mask, float("inf"))
-    return backsolve(problem, empty)
+    index = problem.xp.asarray(S, device=problem.device)
+    return backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
 
 
 def _scan(
@@ -481,8 +478,7 @@ def _scan(
                 free_to = xp.asarray(allowed.T, device=problem.device)
                 each = xp.where(free_to, each, xp.full_like(each, -float("inf")))
         gain[cols] = xp.max(each, axis=0)
-    ones = xp.ones(s, dtype=xp.float64, device=problem.device)
-    return xp.where(scatter(p, S_A, ones) > 0, xp.full_like(gain, -float("inf")), gain)
+    return xp.where(mask_of(p, S_A), xp.full_like(gain, -float("inf")), gain)
 
 
 def _largest(score: Array, size: int) -> np.ndarray:
