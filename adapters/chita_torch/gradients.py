@@ -243,14 +243,15 @@ def _timed(compute: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
 
 
 def _check_finite(block: Tensor, layout: Layout, first: int) -> None:
-    finite = torch.isfinite(block)
+    finite = torch.isfinite(block.square())  # what the solver forms of it
     if bool(finite.all()):
         return
     row, column = (~finite).nonzero()[0].tolist()
     slot = next(s for s in layout.slots if column < s.stop)
     msg = (
-        f"the gradient of micro-batch {first + row} is not finite in {slot.name!r}: "
-        "check the batch for NaN, and loss_fn for log(0) or overflow."
+        f"the gradient of micro-batch {first + row} is not finite in {slot.name!r}, "
+        f"or its square is not: {float(block[row, column]):g}. Check the batch for NaN "
+        "and for scale, and loss_fn for log(0) or overflow."
     )
     raise ValueError(msg)
 

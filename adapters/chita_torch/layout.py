@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -232,7 +233,9 @@ def select(
     """
     default = _default_names(model)
     chosen = set(default)
-    if include is not None:
+    if include is None:
+        _warn_if_computed(model)
+    else:
         chosen = set().union(*(_matches(model, s, default) for s in _listed(include)))
     for selector in _listed(exclude):
         chosen -= _matches(model, selector, None)
@@ -251,6 +254,21 @@ def select(
     return names
 
 
+def _warn_if_computed(model: nn.Module) -> None:
+    computed = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _WEIGHTED) and "weight" not in module._parameters
+    ]
+    if computed:
+        msg = (
+            f"the weights of {computed} are computed from other parameters (a "
+            "parametrization, or a mask of torch.nn.utils.prune) and are not pruned. "
+            "Make them permanent first (remove_parametrizations, prune.remove)."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
 def _listed(selectors: Selector | Iterable[Selector] | None) -> list[Selector]:
     if selectors is None:
         return []
@@ -267,6 +285,13 @@ def _check_parameters(model: nn.Module, names: Iterable[str]) -> None:
         parameter = parameters[name]
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             msg = f"parameter {name!r} is not initialised: run one batch first."
+            raise ValueError(msg)
+        if parameter.is_meta or parameter.is_inference():
+            where = "on the meta device" if parameter.is_meta else "an inference tensor"
+            msg = (
+                f"parameter {name!r} is {where}: it cannot be written to. Load the "
+                "model's weights outside torch.inference_mode, on a real device."
+            )
             raise ValueError(msg)
         if not parameter.dtype.is_floating_point:
             msg = (

@@ -21,14 +21,16 @@ def all_or_nothing(model: nn.Module, layout: Layout) -> Iterator[None]:
     """Work on the model in eval mode; on any exception put everything back.
 
     Training flags are always restored. Buffers are restored too, unless they belong
-    to a BatchNorm layer and no exception was raised.
+    to a BatchNorm layer and no exception was raised. Inference mode of the caller, in
+    which there would be no gradients, is left meanwhile.
     """
     modes = [(module, module.training) for module in model.modules()]
     weights = [(s.parameter, s.parameter.detach().clone()) for s in layout.slots]
     buffers = _save_buffers(model)
     try:
         model.eval()
-        yield
+        with torch.inference_mode(mode=False):
+            yield
     except BaseException:
         with torch.no_grad():
             for parameter, saved in weights:

@@ -104,6 +104,22 @@ def test_lazy_integer_and_scalar_parameters_are_refused():
         select(model, include="scalar")
 
 
+def test_weights_that_cannot_be_written_are_refused():
+    with pytest.raises(ValueError, match="meta device"):
+        select(nn.Linear(3, 2, device="meta"))
+    with torch.inference_mode():
+        model = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="inference tensor"):
+        select(model)
+
+
+def test_a_computed_weight_is_left_out_with_a_warning():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    nn.utils.parametrizations.weight_norm(model[0])
+    with pytest.warns(UserWarning, match=r"\['0'\] are computed"):
+        assert select(model) == ["1.weight"]
+
+
 def test_gather_and_scatter_are_inverse(case):
     model = case[0]
     layout = Layout.of(model)

@@ -341,6 +341,17 @@ def test_automatic_recalibration_never_raises_the_calibration_loss(conv):
     assert report.loss_after <= report.stages[-1].chosen.loss
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_grad_mode_of_the_caller_does_not_matter(mlp, mode):
+    model, batches, loss_fn = mlp
+    other = copy.deepcopy(model)
+    prune(model, batches, loss_fn, sparsity=0.5, random_state=0)
+    with mode():
+        prune(other, batches, loss_fn, sparsity=0.5, random_state=0)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_half_precision_models_stay_half(mlp):
     model, batches, _ = mlp
 
@@ -440,6 +451,7 @@ def _nan_in_calibration(model, batch):
         (None, lambda m, b: m(b[0]), TypeError, "scalar tensor; got shape"),
         (None, lambda m, b: m(b[0]).log().mean(), ValueError, "nan"),
         (None, lambda m, b: m(b[0]).nope, AttributeError, "nope"),
+        (None, lambda m, b: 1e30 * m(b[0]).sum(), ValueError, "or its square is not"),
     ],
 )
 def test_bad_batches_and_losses_leave_the_model_alone(
