@@ -132,6 +132,7 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
             "calibration_loss": report.loss_after,
             "gap": stages[-1]["gap"],
             "ridges": [stage["chosen"]["ridge"] for stage in stages],
+            "plans": [stage["solver"] for stage in stages],
             "first_order": stages[-1]["chosen"]["first_order"],
             "gradient_seconds": sum(s["gradient_seconds"] for s in stages),
             "solve_seconds": sum(s["solve_seconds"] for s in stages),

@@ -126,10 +126,11 @@ def prune(
         model has the least loss on the calibration batches.
     solver : str, default="auto"
         A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap)
-        where there is a ridge, but "dense" in one of several stages for a candidate
-        with the first-order term.
+        where there is a ridge; of several stages, each takes "dual" or "dense" by the
+        calibration loss for a candidate with the first-order term. The report names
+        the choice.
     calibration : float, default=0.1
-        Share of the batches held back, never differentiated, to choose ridge,
+        Share of the batches held back, never differentiated, to choose solver, ridge,
         first_order, the length of the step, and BatchNorm recalibration. They are kept
         in memory.
     block_size : int, optional

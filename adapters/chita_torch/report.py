@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Trial:
     """One candidate: its settings and the calibration loss it gave."""
 
+    plan: str
     ridge: float
     first_order: bool
     step: float

@@ -6,15 +6,15 @@ With w_bar the current weights, c = 1/sqrt(B) where the first-order term is used
     F(w) - F(w_bar) = 1/(2n) ( ||A (w - w_bar) + c 1||^2 - ||c 1||^2 )
 
 and ``n F(w) + n ridge/2 ||w - w_bar||^2`` is minimised under the pattern by
-`chita_sklearn.core`. Which ridge, whether to use c, and how far to go along the step
-is decided by the true loss on the calibration batches.
+`chita_sklearn.core`. By which plan, with which ridge, whether with c, and how far to go
+along the step is decided by the true loss on the calibration batches.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -37,51 +37,60 @@ MAX_HALVINGS = 4  # of a step
 
 @dataclass
 class Search:
-    """Which ridge and first-order term a stage takes: those of the least loss.
+    """Which plan, ridge and first-order term a stage takes: those of the least loss.
 
-    The ridge is sought from that of the stage before (at first, from the mean
-    curvature by powers of ten), in the direction in which the loss falls. The
-    first-order term is left out as well where the loss rises with it: near a minimum
-    it is mostly noise. The ridges with and without it are orders apart.
+    The ridge is sought with the plan that won in the stage before, from the ridge that
+    won there (at first, from the mean curvature by powers of ten), in the direction in
+    which the loss falls; then the other plans are tried at the ridge found, and go on
+    from it where they are better. The first-order term is left out as well where the
+    loss rises with it: near a minimum it is mostly noise. The ridges with and without
+    it are orders apart.
     """
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
-    last: dict[bool, float] = field(default_factory=dict, init=False)  # best so far
+    # The plan and ridge of the stage before, with the first-order term and without.
+    last: dict[bool, tuple[str, float]] = field(default_factory=dict, init=False)
 
     def run(
         self,
-        evaluate: Callable[[bool, float], float],
+        evaluate: Callable[[bool, str, float], float],
+        plans: Callable[[bool], Sequence[str]],
         curvature: float,
         loss_before: float,
     ) -> None:
-        """Call ``evaluate(first_order, ridge) -> loss`` for each candidate.
+        """Call ``evaluate(first_order, plan, ridge) -> loss`` for each candidate.
 
-        ``curvature`` is the mean of h_j / n.
+        ``plans(first_order)`` are those to try; ``curvature`` is the mean of h_j / n.
         """
-        if self.first_order is not None:
-            self._seek_ridge(self.first_order, evaluate, curvature)
-        elif not self._seek_ridge(True, evaluate, curvature) < loss_before:
-            self._seek_ridge(False, evaluate, curvature)
+        choices = (True, False) if self.first_order is None else (self.first_order,)
+        for first_order in choices:
+            loss_at = partial(evaluate, first_order)
+            won, ridge = self.last.get(first_order, ("", self.ridge))
+            plan, *others = sorted(plans(first_order), key=lambda name: name != won)
+            if ridge is None:
+                ridge = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
+                least = loss_at(plan, ridge)
+                ridge, least = _descend(partial(loss_at, plan), ridge, least, 10.0)
+            else:
+                least = loss_at(plan, ridge)
+            ridge, least = self._refine(partial(loss_at, plan), ridge, least)
+            for other in others:
+                loss = loss_at(other, ridge)
+                if loss < least:
+                    plan = other
+                    ridge, least = self._refine(partial(loss_at, plan), ridge, loss)
+            self.last[first_order] = plan, ridge
+            if least < loss_before:
+                break
 
-    def _seek_ridge(
-        self,
-        first_order: bool,
-        evaluate: Callable[[bool, float], float],
-        curvature: float,
-    ) -> float:
-        """Return the least loss found."""
-        loss_at = partial(evaluate, first_order)
+    def _refine(
+        self, loss_at: Callable[[float], float], ridge: float, least: float
+    ) -> tuple[float, float]:
+        """Seek a better ridge nearby, unless it is given."""
         if self.ridge is not None:
-            return loss_at(self.ridge)
-        if first_order in self.last:
-            start = self.last[first_order]
-            least = loss_at(start)
-        else:
-            start = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
-            start, least = _descend(loss_at, start, loss_at(start), 10.0)
-        self.last[first_order], least = _descend(loss_at, start, least, math.sqrt(10.0))
-        return least
+            return ridge, least
+        return _descend(loss_at, ridge, least, math.sqrt(10.0))
 
 
 def _descend(
@@ -116,16 +125,20 @@ class Setting:
     random_state: int
     on_row: Callable[[int], object]
 
-    def plan(self, ridge: float, first_order: bool) -> str:
-        """Return the core's plan for a candidate.
+    def plans(self, first_order: bool, *, ridge: float | None) -> tuple[str, ...]:
+        """Return the core's plans to choose from, only the first without calibration.
 
-        The dual ascent needs a ridge. With a first-order term, which is to be trusted
-        near w_bar only, the support of the dense step leads further over the stages
-        than the model's minimiser; without one the dense step is none.
+        With a first-order term, which is to be trusted near w_bar only, the support of
+        the dense step may lead further over the stages than the model's minimiser.
+        Without one the dense step is none.
         """
         if self.solver != "auto":
-            return self.solver
-        return "dense" if ridge == 0 or (self.staged and first_order) else "dual"
+            return (self.solver,)
+        if ridge == 0:
+            return ("dense",)  # the dual ascent needs one
+        if not (self.staged and first_order):
+            return ("dual",)
+        return ("dense", "dual") if self.data.calibration else ("dense",)
 
 
 def run_stage(
@@ -188,12 +201,12 @@ def run_stage(
     trials: list[Trial] = []
     best: tuple[Trial, Solution, Tensor, Tensor] | None = None
 
-    def evaluate(first_order: bool, ridge: float) -> float:
+    def evaluate(first_order: bool, plan: str, ridge: float) -> float:
         nonlocal best
         solution = solve(
             model.problem(ridge, 1 / math.sqrt(B) if first_order else 0.0),
             pattern,
-            solver=setting.plan(ridge, first_order),
+            solver=plan,
             random_state=setting.random_state,
         )
         coef = torch.as_tensor(solution.coef).to(A)
@@ -204,7 +217,7 @@ def run_stage(
             weights = torch.where(mask, w_bar + step * (full - w_bar), 0.0)
             layout.scatter(weights)
             loss = mean_loss(setting.model, setting.loss_fn, data.calibration)
-            trial = Trial(ridge, first_order, step, loss)
+            trial = Trial(plan, ridge, first_order, step, loss)
             trials.append(trial)
             if best is None or loss < best[0].loss or math.isnan(best[0].loss):
                 best = trial, solution, mask, weights
@@ -213,7 +226,8 @@ def run_stage(
             least = loss
         return least
 
-    search.run(evaluate, mean_curvature, loss_before)
+    plans = partial(setting.plans, ridge=search.ridge)
+    search.run(evaluate, plans, mean_curvature, loss_before)
     assert best is not None
     chosen, solution, mask, weights = best
     if not math.isnan(loss_before):
@@ -231,7 +245,7 @@ def run_stage(
             mask, weights = present, w_bar
     layout.scatter(weights)
     if chosen.step == 0:
-        search.last.clear()  # these ridges led nowhere
+        search.last.clear()  # these led nowhere
     shift = A @ (weights - w_bar) + (1 / math.sqrt(B) if chosen.first_order else 0.0)
     stage = Stage(
         layers=tuple(layout.names),
@@ -243,7 +257,7 @@ def run_stage(
         predicted_change=_predicted_change(shift, chosen.first_order, B),
         objective=solution.objective,
         lower_bound=solution.lower_bound,
-        solver=setting.plan(chosen.ridge, chosen.first_order),
+        solver=chosen.plan,
         message=solution.status.value,
         gradient_method=gradients.method,
         gradient_seconds=gradients.seconds,

@@ -374,6 +374,21 @@ def test_stages_without_a_first_order_term_are_solved_by_dual_ascent(mlp):
     assert report.stages[0].objective <= by_dense.stages[0].objective
 
 
+def test_stages_choose_their_plan_by_the_calibration_loss(mlp):
+    options = QUICK | {"first_order": True}
+    report = prune(*mlp, sparsity=0.9, stages=4, **options)
+    for stage in report.stages:
+        assert {trial.plan for trial in stage.trials} == {"dense", "dual"}
+        assert stage.chosen.loss == min(trial.loss for trial in stage.trials)
+        assert stage.solver == stage.chosen.plan
+
+
+def test_without_calibration_there_is_one_plan(mlp):
+    options = FIXED | {"first_order": True, "calibration": 0}
+    report = prune(*mlp, sparsity=0.8, stages=2, **options)
+    assert [len(stage.trials) for stage in report.stages] == [1, 1]
+
+
 def test_extra_stages_never_raise_the_calibration_loss(mlp):
     report = prune(*mlp, sparsity=0.9, stages=2, extra_stages=3, **QUICK)
     losses = [stage.chosen.loss for stage in report.stages[1:]]
