@@ -15,7 +15,8 @@ from .core.arrays import indices, mask_of, to_host
 from .core.backsolve import unsolved
 from .core.restarts import Restarts
 from .core.solve import choose
-from .core.swaps import WorkingSet, swaps
+from .core.swaps import swaps
+from .core.working_set import WorkingSet
 
 Array = Any  # the array API has no settled static type
 

@@ -27,7 +27,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .problem import LeastSquares
-from .swaps import WorkingSet, swapped
+from .tableau import Tableau
+from .working_set import WorkingSet
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
@@ -73,23 +74,22 @@ class Restarts:
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
     ) -> np.ndarray:
         """Return the best support found; S itself where none is better."""
-        best = W.value(S)
-        walk = Walk(W, self._rng, S)
+        best, most = W.value(S), 20 * len(S) + 100
+        walk = None
         while self._failed < self.n_restarts:
             if len(S) == len(W.members) or W.locked[S].all():
                 break
             self.done += 1
             self._failed += 1
-            most = 20 * len(S) + 100
-            new, _ = W.improve(self._perturb(W, S), max_swaps=most)
-            value = W.value(new)
-            if not value > best * GAINED:
-                new = walk(best, steps=min(self._failed // 2, STEPS))
-                value = W.value(new)
+            new, value, _ = W.improve(self._perturb(W, S), max_swaps=most)
+            steps = min(self._failed // 2, STEPS)
+            if steps and not value > best * GAINED:
+                walk = walk or Walk(W, self._rng, S)
+                new, value = walk(best, steps)
+                if value > best * GAINED:
+                    new, value, _ = W.improve(new, max_swaps=most)
             if value > best * GAINED:
-                S, _ = W.improve(new, max_swaps=most)
-                best, self._failed = W.value(S), 0
-                walk = Walk(W, self._rng, S)
+                S, best, walk, self._failed = new, value, None, 0
             if stop(S):
                 break
         return S
@@ -113,34 +113,27 @@ class Walk:
     """A tabu walk on a working set, from S, a few swaps at a time."""
 
     def __init__(self, W: WorkingSet, rng: np.random.Generator, S: np.ndarray) -> None:
-        self._W, self._rng, self._S = W, rng, S
+        self._tableau, self._rng = Tableau(W, S), rng
         self._step = 0
         self._until = np.zeros(len(W.members), dtype=int)  # the last step it is tabu
 
-    def __call__(self, best: float, steps: int) -> np.ndarray:
-        """Go on; return the best support met.
+    def __call__(self, best: float, steps: int) -> tuple[np.ndarray, float]:
+        """Go on; return the best support met, and its value.
 
         A tabu swap is taken after all where it would explain more than `best`.
         """
-        W, S = self._W, self._S
-        P, w, value = W.at(S)
-        found, highest = S, -np.inf
+        at = self._tableau
+        found, highest = np.sort(at.S), -np.inf
         for _ in range(steps):
             self._step += 1
-            gain = W.gains(S, P, w)
-            if not np.max(gain) > best * GAINED - value:
-                tabu = self._until >= self._step
-                gain[:, tabu] = -np.inf
-                gain[tabu[S]] = -np.inf
-            i, j = divmod(int(np.argmax(gain)), gain.shape[1])
-            if gain[i, j] == -np.inf:
+            tabu = self._until >= self._step
+            gain, i, j = at.best(tabu, unless=best * GAINED - at.value)
+            if gain == -np.inf:
                 continue
-            out, rest = int(self._rng.integers(*TENURE)), len(S) - 1
-            self._until[S[i]] = self._step + out
+            out, rest = int(self._rng.integers(*TENURE)), len(at.S) - 1
+            self._until[at.S[i]] = self._step + out
             self._until[j] = self._step + min(out // 2, rest)
-            S = swapped(S, i, j)
-            P, w, value = W.at(S)
-            if value > highest:
-                found, highest = S, value
-        self._S = S
-        return found
+            at.swap(i, j)
+            if at.value > highest:
+                found, highest = np.sort(at.S), at.value
+        return found, highest

@@ -16,7 +16,9 @@ from chita_sklearn.core import (
     WithFloor,
 )
 from chita_sklearn.core.restarts import Restarts
-from chita_sklearn.core.swaps import WorkingSet, add_gains, swap_gains, swaps
+from chita_sklearn.core.swaps import swaps
+from chita_sklearn.core.tableau import add_gains, swap_gains
+from chita_sklearn.core.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)

@@ -1,0 +1,244 @@
+"""The gains of all swaps of a support, and the state that a swap updates.
+
+Notation: S the support, O the coordinates it is compared with,
+
+    H = A'A + mu I,  g = A'b + mu w_bar;   P = H_SS^-1,  w = P g_S,
+    T = P H_SO,  q = g - w H_SO  (0 on S),  d_j = H_jj - T_j . H_Sj.
+
+Then, coefficients refitted, n F falls by
+
+    q_j^2 / (2 d_j)                                       when j joins S,
+    1/2 [ (q_j + T_ij w_i / P_ii)^2 / (d_j + T_ij^2 / P_ii) - w_i^2 / P_ii ]
+                                                          when j replaces i in S.
+
+A swap changes T by a matrix of rank two: as in the simplex method, whose tableau T is,
+it costs O(k m) on m coordinates, where T from scratch costs O(k^2 m).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg.blas import dgemm
+from scipy.linalg.lapack import dpotrf, dpotri
+
+from .arrays import Array
+
+if TYPE_CHECKING:
+    from .working_set import WorkingSet
+
+DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
+TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
+HUGE = float(np.finfo(np.float64).max)
+BLOCK = 2**15  # gains scored at once: with what they are made from, they stay in cache
+# A step multiplies rounding by up to H_ii P_ii, one over what is left of a column where
+# the others are known. Beyond this, and where a step misses its value by more than a
+# swap has to gain, or no swap seems to gain with a T that is as wrong, all is computed
+# from scratch.
+INFLATED, DRIFT = 1e5, 1e-10
+
+
+class Tableau:
+    """A support on a working set, with what the gains of its swaps are made from.
+
+    Parameters
+    ----------
+    W : WorkingSet
+        The coordinates, their H and g.
+    S : ndarray of int
+        The support, indices into W's members. A copy is kept, and changed in place by
+        `swap`: in no order.
+
+    Attributes
+    ----------
+    S : ndarray of int, shape (k,)
+    value : float
+        How much of n F(0) it explains: 1/2 g_S' P g_S.
+    """
+
+    def __init__(self, W: WorkingSet, S: np.ndarray) -> None:
+        self._W, self.S = W, S.copy()
+        self.renew()
+
+    def renew(self) -> None:
+        """Compute all from scratch."""
+        W, S = self._W, self.S
+        H_S, g = W.H(S), W.g[S]
+        self._H_SS = H_S[:, S]
+        self.P = inverse(self._H_SS)
+        self.w = self.P @ g
+        self.value = 0.5 * float(g @ self.w)
+        self.T = self.P @ H_S
+        self.q = W.g - self.w @ H_S
+        H_S *= self.T
+        self.d = W.h - np.sum(H_S, axis=0)
+        self._stepped, self._firm = False, self._independent()
+
+    def _independent(self) -> bool:
+        """Whether no column of the support nearly depends on the others."""
+        h = self._H_SS.diagonal()
+        return bool(np.all(h > 0) and np.max(h * self.P.diagonal()) <= INFLATED)
+
+    def sound(self) -> bool:
+        """Whether rounding has left T what it is from scratch: P H_SO.
+
+        Seen in its product with one random vector (Freivalds, IFIP Congress 1977).
+        """
+        if not self._stepped:
+            return True
+        z, H_S = self._W.probe, self._W.H(self.S)
+        error = self.P @ (H_S @ z - self._H_SS @ (self.T @ z))
+        error *= np.sqrt(self._H_SS.diagonal())
+        return bool(np.max(np.abs(error)) <= DRIFT)
+
+    def swap(self, i: int, j: int) -> None:
+        """Put the coordinate j in the place of the i-th of S."""
+        W, S, P, T = self._W, self.S, self.P, self.T
+        p, T_ij, w_i = P[i, i], T[i, j], self.w[i]
+        left = self.d[j] + T_ij**2 / p  # of column j, given the rest of S
+        if not (self._firm and left * INFLATED >= W.h[j] > 0):
+            S[i] = j
+            self.renew()
+            return
+        h = W.row(j)
+        h_S = h[S]
+        # What leaves is taken out by x T_i, what joins by t r, which is the new T_i.
+        x, t = X = np.empty((2, len(S)))
+        T_i, r = R = np.empty((2, len(h)))
+        x[:], T_i[:] = P[i] / p, T[i]
+        t[:] = T[:, j] - T_ij * x
+        t[i] = -1.0
+        step = (self.q[j] + T_ij * w_i / p) / left
+        r[:] = (h - h_S @ T + (h_S @ x) * T_i) / left
+        self.T = _minus(T, X, R)
+        self.P = _minus(P, X, X * [[p], [-1 / left]])
+        self.T[i], self.P[i], self.P[:, i] = r, t / -left, t / -left  # to all digits
+        self.q += np.array([w_i / p, -step * left]) @ R
+        self.d += np.array([1 / p, -left]) @ R**2
+        expected = self.value + 0.5 * (step**2 * left - w_i**2 / p)
+        S[i] = j
+        self._H_SS[i] = self._H_SS[:, i] = h[S]
+        g = W.g[S]
+        w = self.w - w_i * x - step * t
+        self.w = w + self.P @ (g - self._H_SS @ w)  # refined, for the value to be right
+        self.value = 0.5 * float(g @ self.w)
+        self._stepped, self._firm = True, self._independent()
+        if not (self._firm and abs(self.value - expected) <= DRIFT * self.value):
+            self.renew()
+
+    def best(
+        self, closed: np.ndarray | None = None, unless: float = np.inf
+    ) -> tuple[float, int, int]:
+        """Return the swap of largest gain: (gain, i, j), as `swap` takes them.
+
+        Coordinates that are `closed` neither leave nor join, unless that gains more
+        than `unless`. The gain is -inf where no swap is allowed.
+        """
+        W, S, p = self._W, self.S, self.P.diagonal()
+        q, own = self.q.copy(), _own(self.d, W.h, np)
+        q[S], own[S] = np.inf, -HUGE  # what is in S gains -inf
+        allowed = W.exchangeable(S)
+        # Of each i the best j and twice its gain; then the same of what is not closed.
+        js = np.empty((2, len(S)), dtype=np.intp)
+        gains = np.full((2, len(S)), -np.inf)
+        step = max(BLOCK // len(q), 1)
+        for start in range(0, len(S), step):
+            rows = slice(start, start + step)
+            both = _explained(self.T[rows], p[rows], self.w[rows], q, own)
+            if allowed is not None:
+                both[~allowed[rows]] = -np.inf
+            each = np.arange(len(both))
+            js[0, rows] = np.argmax(both, axis=1)
+            gains[0, rows] = both[each, js[0, rows]]
+            if closed is not None:
+                both[:, closed] = -np.inf
+                js[1, rows] = np.argmax(both, axis=1)
+                gains[1, rows] = both[each, js[1, rows]]
+        gains -= self.w**2 / p
+        gains[:, W.locked[S]] = -np.inf
+        among = 0
+        if closed is not None and not np.max(gains[0]) > 2 * unless:
+            among = 1
+            gains[1, closed[S]] = -np.inf
+        i = int(np.argmax(gains[among]))
+        return 0.5 * float(gains[among, i]), i, int(js[among, i])
+
+
+def _minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
+    return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
+
+
+def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
+    """Gain of n F for every swap of an i in S for a j in O, shape (|S|, |O|).
+
+    `H_SO`, `g` and `h` (the diagonal of H) are those of the coordinates O.
+    """
+    p = xp.linalg.diagonal(P)
+    T = P @ H_SO
+    own = _own(h - xp.sum(T * H_SO, axis=0), h, xp)
+    gain = _explained(T, p, w, g - w @ H_SO, own)
+    gain -= (w**2 / p)[:, None]
+    gain *= 0.5
+    return gain
+
+
+def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
+    """Gain of n F for every j in O that joins S, shape (|O|,)."""
+    q = g - H_OS @ w
+    d = h - xp.sum((H_OS @ P) * H_OS, axis=1)
+    dependent = d <= DEPENDENT * h
+    gain = 0.5 * q**2 / xp.where(dependent, xp.ones_like(d), d)
+    return xp.where(dependent, xp.zeros_like(d), gain)
+
+
+def _own(d: Array, h: Array, xp: Any) -> Array:
+    """What column j has of its own beside S, at least what rounding leaves.
+
+    A column that depends on what would remain of S has nothing to add; the floor keeps
+    the rounding of its 0 / 0 small, and a column of zeros at 0.
+    """
+    return xp.maximum(d, DEPENDENT * h + TINY)
+
+
+def _explained(T: Array, p: Array, w: Array, q: Array, own: Array) -> Array:
+    """w_i^2 / P_ii and twice the gain, for every i in the rows of T.
+
+    In place, for this is where a search's time goes.
+    """
+    both = T * (w / p)[:, None]
+    both += q
+    both *= both
+    left = T * T
+    left *= (1 / p)[:, None]
+    left += own
+    both /= left
+    return both
+
+
+def factor(M: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor of a small symmetric matrix, damped where singular."""
+    L, info = dpotrf(M, lower=True)
+    # A pivot lost in rounding passes as positive now and then, and solves nothing.
+    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * M.diagonal()))
+    # Damped so much that what rounding adds to the inverse stays below what the
+    # damping takes from the support's value: it cannot win by rounding.
+    damping = 1e-8
+    while info or lost:
+        lost = False
+        diagonal = M.diagonal()
+        extra = damping * np.where(diagonal > 0, diagonal, 1.0)
+        L, info = dpotrf(M + np.diag(extra), lower=True)
+        damping *= 10
+    return L
+
+
+def inverse(M: np.ndarray) -> np.ndarray:
+    """Inverse of a small symmetric matrix, damped where it is singular."""
+    if not len(M):
+        return M
+    lower, _ = dpotri(factor(M), lower=True)  # zero above the diagonal, as the factor
+    inv = lower + lower.T
+    inv.flat[:: len(M) + 1] *= 0.5
+    return inv

@@ -1,0 +1,182 @@
+"""The tableau: what swaps make of it against from scratch, gains against refits."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chita_sklearn.core import Cardinality
+from chita_sklearn.core.tableau import DRIFT, Tableau
+from chita_sklearn.core.working_set import WorkingSet
+
+KINDS = ["cardinality", "per block", "n of m", "floor"]
+seeds = st.integers(0, 2**32 - 1)
+
+
+def on_all(case, pattern, inside=None):
+    problem = case.problem()
+    every = np.arange(problem.p)
+    return WorkingSet(problem, pattern, every, problem.correlation(), inside)
+
+
+def some_swap(rng, tableau):
+    p = len(tableau.q)
+    outside = np.setdiff1d(np.arange(p), tableau.S)
+    return int(rng.integers(len(tableau.S))), int(rng.choice(outside))
+
+
+def columns(rng, kind, n, p):
+    X = rng.standard_normal((n, p))
+    if kind == "scaled":
+        X *= 10.0 ** rng.uniform(-6, 6, p)
+    if kind == "near-collinear":
+        X = rng.standard_normal((n, 1)) + 1e-3 * X
+    if kind == "hardly distinct":
+        X[:, ::2] = X[:, 1::2] + 1e-5 * X[:, ::2]
+    if kind == "duplicates":
+        X[:, ::3] = X[:, [0]]
+        X[:, 1] = 0.0
+    return X
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-6])
+@pytest.mark.parametrize(
+    "kind", ["plain", "scaled", "near-collinear", "hardly distinct", "duplicates"]
+)
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_after_many_swaps_it_is_what_it_is_from_scratch(oracle, kind, ridge, seed):
+    rng = np.random.default_rng(seed)
+    X = columns(rng, kind, 30, 18)
+    case = oracle.Case(X, X @ rng.standard_normal(18) + rng.standard_normal(30), ridge)
+    W, scale = on_all(case, Cardinality(6)), case.objective(np.zeros(18))
+    tableau = Tableau(W, np.sort(rng.choice(18, size=6, replace=False)))
+    for _ in range(60):
+        tableau.swap(*some_swap(rng, tableau))
+        # The value is right after each, whatever has become of the rest; where columns
+        # depend on each other, it is the damped one.
+        S = tableau.S
+        explained = scale - case.objective(case.refit(S))
+        assert tableau.value <= explained + 1e-5 * scale
+        if kind in ("hardly distinct", "duplicates"):
+            explained = W.value(S)
+        assert tableau.value == pytest.approx(explained, rel=1e-8, abs=1e-8 * scale)
+    if not tableau.sound():
+        tableau.renew()
+    fresh = Tableau(W, S)
+    size = np.sqrt(W.h)
+    unit = size[S][:, None] / np.where(size > 0, size, 1.0)
+    assert np.allclose(tableau.T * unit, fresh.T * unit, rtol=1e-7, atol=1e-7)
+    assert np.all(np.abs(tableau.d - fresh.d) <= 1e-9 * W.h)
+    assert np.all(np.abs(tableau.q - fresh.q) <= 1e-7 * size * np.sqrt(2 * scale))
+    w, right = tableau.w * size[S], fresh.w * size[S]
+    assert np.max(np.abs(w - right)) <= 1e-6 * np.max(np.abs(right))
+
+
+@settings(max_examples=10)
+@given(seed=seeds)
+def test_well_conditioned_swaps_do_without_renewal(oracle, seed):
+    # Rounding stays at rounding over a thousand swaps; none is computed from scratch.
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 40))
+    case = oracle.Case(X, X[:, :5] @ np.ones(5) + rng.standard_normal(60))
+    tableau = Tableau(on_all(case, Cardinality(10)), np.arange(10))
+
+    def renew():
+        raise AssertionError
+
+    tableau.renew = renew
+    for _ in range(1000):
+        tableau.swap(*some_swap(rng, tableau))
+    assert tableau.sound()
+
+
+def test_what_rounding_has_spoilt_is_not_sound(oracle):
+    rng = np.random.default_rng(0)
+    case = oracle.Case(rng.standard_normal((30, 12)), rng.standard_normal(30))
+    tableau = Tableau(on_all(case, Cardinality(4)), np.arange(4))
+    tableau.swap(0, 7)
+    assert tableau.sound()
+    tableau.T[2, 9] += 1e3 * DRIFT
+    assert not tableau.sound()
+    tableau.renew()
+    assert tableau.sound()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20)
+@given(seed=seeds)
+def test_the_best_swap_is_the_best_of_all_refits(oracle, kind, seed):
+    case = oracle.case(seed, n=20)
+    p = case.X.shape[1]
+    pattern = oracle.patterns(p, seed)[kind]
+    rng = np.random.default_rng(seed)
+    every = sorted(oracle.supports(pattern, p))
+    first = every[int(rng.integers(len(every)))]
+    if len(first) in (0, p):
+        return
+    inside = np.isin(np.arange(p), first) & (rng.random(p) < 0.2)
+    closed = rng.random(p) < 0.3
+    W = on_all(case, pattern, inside)
+    tableau = Tableau(W, np.asarray(first))
+    for _ in range(3):  # the later ones from a state that was updated
+        S = set(tableau.S.tolist())
+        at = {T: case.objective(case.refit(list(T))) for T in every}
+        before, scale = at[tuple(sorted(S))], case.objective(np.zeros(p))
+        gains = {}
+        for i, j in itertools.product(S, set(range(p)) - S):
+            T = tuple(sorted(S - {i} | {j}))
+            if T in at and not inside[i]:
+                gains[i, j] = before - at[T]
+        opened = {ij: g for ij, g in gains.items() if not closed[list(ij)].any()}
+        most = max(gains.values(), default=-np.inf)
+        asked = [
+            (None, np.inf, gains),
+            (closed, np.inf, opened),
+            (closed, most - 1e-6 * scale, gains),
+        ]
+        for shut, unless, among in asked:
+            gain, i, j = tableau.best(shut, unless)
+            highest = max(among.values(), default=-np.inf)
+            if highest == -np.inf:
+                assert gain == -np.inf
+                continue
+            pair = int(tableau.S[i]), j
+            assert gain == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
+            assert among[pair] == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
+        if not gains:
+            break
+        leaves, joins = list(gains)[int(rng.integers(len(gains)))]
+        tableau.swap(int(np.flatnonzero(tableau.S == leaves)[0]), joins)
+
+
+@pytest.mark.parametrize("kind", ["plain", "near-collinear", "duplicates"])
+@settings(max_examples=10)
+@given(seed=seeds)
+def test_no_swap_betters_what_many_swaps_have_improved(oracle, kind, seed):
+    rng = np.random.default_rng(seed)
+    X = columns(rng, kind, 40, 24)
+    case = oracle.Case(X, X[:, 12:] @ np.ones(12) + 0.1 * rng.standard_normal(40))
+    W = on_all(case, Cardinality(10))
+    first = np.arange(10)
+    S, value, done = W.improve(first, max_swaps=300)
+    best, scale = case.objective(case.refit(S)), case.objective(np.zeros(24))
+    assert value == pytest.approx(scale - best, rel=1e-8, abs=1e-9 * scale)
+    assert done >= 2
+    for i, j in itertools.product(S, np.setdiff1d(np.arange(24), S)):
+        T = np.append(np.setdiff1d(S, [i]), j)
+        assert best <= case.objective(case.refit(T)) + 1e-8 * scale
+
+
+def test_a_thousand_gains_at_a_time_or_all_at_once_are_the_same(oracle, monkeypatch):
+    from chita_sklearn.core import tableau as module
+
+    rng = np.random.default_rng(1)
+    case = oracle.Case(rng.standard_normal((50, 200)), rng.standard_normal(50))
+    tableau = Tableau(on_all(case, Cardinality(30)), np.arange(30))
+    closed = rng.random(200) < 0.1
+    whole = tableau.best(), tableau.best(closed)
+    monkeypatch.setattr(module, "BLOCK", 1000)
+    assert (tableau.best(), tableau.best(closed)) == whole
