@@ -101,12 +101,13 @@ def reads_of(p: int) -> Iterator[Reads]:
     """Count how often solves read a dense A of p columns.
 
     ``A w`` and ``A' r`` (several at once are one read), ``columns`` (copies of chosen
-    columns, by which Grams are formed) and ``norms``.
+    columns, by which Grams are formed), ``norms`` and ``factor`` (the triangular one of
+    a tall A, in whose place A is not read any more).
     """
-    from chita_sklearn.core import problem
+    from chita_sklearn.core import products
 
-    reads, dense = Reads(), problem._Dense
-    names = {"dot": "A w", "tdot": "A' r", "take": "columns"}
+    reads, dense = Reads(), products.Dense
+    names = {"dot": "A w", "tdot": "A' r", "take": "columns", "rows": "factor"}
     kept = {
         name: method
         for name, method in vars(dense).items()
@@ -125,6 +126,9 @@ def reads_of(p: int) -> Iterator[Reads]:
                     part = args[1] if len(args) > 1 else slice(None)
                     share = len(range(*part.indices(self.shape[0]))) / rows(self)
                     share *= args[0].shape[0] / p
+                elif name == "rows":
+                    here = range(*args[0].indices(self.shape[0]))
+                    share = len(here) / rows(self)
                 elif name == "tdot":
                     cols = options.get("cols", args[1] if len(args) > 1 else None)
                     if cols is not None:

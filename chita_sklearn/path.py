@@ -16,8 +16,9 @@ import numpy as np
 from sklearn.utils import column_or_1d
 
 from ._compat import on_host
-from .core import LeastSquares, Status
+from .core import Cardinality, LeastSquares, Status
 from .core.arrays import indices
+from .core.solve import passes
 from .inputs import checked_priors, resolved_ks, resolved_seed
 from .regressor import ChitaRegressor
 from .reporting import at_k, warn_of
@@ -302,7 +303,8 @@ def path_of(
     `effort` is what `solve` takes: solver, n_restarts, max_iter, tol. Without `bounds`
     a search by swaps spends no time on proofs, and its lower bounds are nan.
     """
-    search = Sweep(problem, ks, {**effort, "random_state": seed}, bounds)
+    whole = sum(passes(problem, Cardinality(k)) for k in ks)
+    search = Sweep(problem.reduced(whole), ks, {**effort, "random_state": seed}, bounds)
     search.sweep(effort["max_iter"])
     solutions = search.settled()
     xp = problem.xp

@@ -38,6 +38,7 @@ __all__ = [
     "take_columns",
     "to_host",
     "top_k_mask",
+    "triangular",
 ]
 
 
@@ -258,6 +259,17 @@ def _with_diagonal(M: Array, values: Array) -> Array:
         return M
     here = xp.eye(M.shape[0], dtype=M.dtype, device=device(M)) > 0
     return xp.where(here, values, M)
+
+
+def triangular(M: Array) -> Array:
+    """R of M = Q R, for an M of at least as many rows as columns; may overwrite M."""
+    xp = array_namespace(M)
+    if is_numpy_namespace(xp):  # in place where the columns are contiguous
+        return scipy.linalg.qr(M, mode="raw", overwrite_a=True, check_finite=False)[1]
+    if is_torch_namespace(xp) or is_cupy_namespace(xp):
+        R = xp.linalg.qr(M, mode="r")
+        return R[1] if isinstance(R, tuple) else R
+    return xp.linalg.qr(M)[1]
 
 
 def cholesky_solve(L: Array, B: Array) -> Array:

@@ -7,18 +7,12 @@ On the support S, with d = b - A_S w_bar_S and delta = w_S - w_bar_S,
 
 and the residual is b - A w = d - A_S delta = mu x. The n x n Gram is kept from one call
 to the next and updated by the columns that entered or left.
-
-More generally each coordinate may carry a weight z_j in [0, 1], the ridge on it being
-mu/2 (w_j - z_j w_bar_j)^2 / z_j: the perspective relaxation that `dual` needs, with
-A diag(z) A' in the place of A_S A_S'. Weights of 0 and 1 are a support.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from dataclasses import replace
-from functools import singledispatch
 from typing import Any, NamedTuple, Self
 
 from .arrays import (
@@ -27,29 +21,21 @@ from .arrays import (
     cholesky_solve,
     damped_cholesky,
     indices,
-    mask_of,
     numbers,
     scatter,
-    take_columns,
 )
+from .columns import Columns, Rows
 from .descent import coordinate_descent
-from .problem import Columns, LeastSquares, Quadratic
+from .problem import LeastSquares
+from .quadratic import Quadratic
 from .solution import Solution, Status
+from .support_solver import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
 
 FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
-SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
 TALL = 16  # rows a column of A from which rows of A'A are kept: 1/16 of X at most
 ACCURACY = 1e-12  # elsewhere, of the linear system: residual over right-hand side
-
-
-class Minimiser(NamedTuple):
-    """The minimiser of n F on a support, and what came with it."""
-
-    w: Any  # shape (p,); None where not asked for
-    r: Array  # b - A w, shape (n_rows,)
-    u: Array | None  # A'r, shape (p,), where the route computes it anyway
 
 
 class _Held(NamedTuple):
@@ -61,98 +47,6 @@ class _Held(NamedTuple):
     rough: bool  # whether in float32
     whole: bool  # whether z is a support
     size: int  # about how many coordinates z has
-
-
-class SupportSolver(ABC):
-    """Minimisers of n F on one support, or with one set of weights, after another.
-
-    Attributes
-    ----------
-    damping : float
-        What was added to mu in the last factorisation to make it succeed; usually 0.
-    """
-
-    damping: float
-
-    @property
-    @abstractmethod
-    def weights(self) -> Array:
-        """The weights z held, shape (p,)."""
-
-    def __call__(self, z: Array) -> Minimiser:
-        """Minimise with the weights z, shape (p,): a mask, or float64 in [0, 1]."""
-        return self.update(z).solve()
-
-    @abstractmethod
-    def update(self, z: Array) -> Self:
-        """Take the weights z, and bring A Z A' and A Z w_bar to them."""
-
-    @abstractmethod
-    def mix(self, other: Self, share: float) -> Self:
-        """Take the weights (1 - share) z + share other.z.
-
-        The Gram is linear in the weights: where both hold one, no product with A is
-        needed to form the mixture's.
-        """
-
-    @abstractmethod
-    def solve(self, within: float = SUBOPTIMAL) -> Minimiser:
-        """Minimise n F with the weights held, to a share `within` of the minimum.
-
-        `within=inf` skips the refinement: the residual is then nearly the minimiser's,
-        and the coefficients may be left out.
-        """
-
-    @abstractmethod
-    def minimum(self) -> Array:
-        """Return the minimum of n F on the support held, as near as the Gram tells it.
-
-        Where a Gram of n x n is held, that takes no product with A.
-        """
-
-    @abstractmethod
-    def copy(self) -> Self:
-        """Another solver in the same state; the arrays are shared, never written to."""
-
-    @abstractmethod
-    def keep(self) -> None:
-        """Leave the Gram with the problem (it keeps two) for solvers of the same A."""
-
-
-@singledispatch
-def backsolver(
-    problem: Quadratic, size: int | None = None, rough: bool = False
-) -> SupportSolver:
-    """Return the `SupportSolver` of a problem; one is registered for each class."""
-    msg = f"no backsolve is registered for {type(problem).__name__}"
-    raise TypeError(msg)
-
-
-class _Rows:
-    """Rows of A'A: for a tall X, where all p of them are little beside it.
-
-    A row costs one product with A' when it is first wanted, and no more.
-    """
-
-    def __init__(self, problem: LeastSquares) -> None:
-        xp = problem.xp
-        self.problem = problem
-        self._place = xp.full(problem.p, -1, dtype=xp.int64, device=problem.device)
-        self._rows: Array = None
-
-    def gram(self, S: Array) -> Array:
-        """A_S' A_S."""
-        problem, xp = self.problem, self.problem.xp
-        known = 0 if self._rows is None else self._rows.shape[0]
-        new = mask_of(problem.p, S) & (self._place < 0)
-        index = indices(new)
-        if index.shape[0]:
-            rows = xp.matrix_transpose(Columns(problem, index).cross(slice(None)))
-            self._rows = xp.concat([self._rows, rows]) if known else rows
-            count = xp.cumulative_sum(xp.astype(new, xp.int64))
-            self._place = xp.where(new, known - 1 + count, self._place)
-        rows = xp.take(self._rows, xp.take(self._place, S), axis=0)
-        return take_columns(rows, S)
 
 
 class Backsolver(SupportSolver):
@@ -200,7 +94,7 @@ class Backsolver(SupportSolver):
         self._z: Any = None
         self._held: Any = None
         # Shared by the copies.
-        self._rows = _Rows(problem) if TALL * problem.p <= problem.n_rows else None
+        self._rows = Rows(problem) if TALL * problem.p <= problem.n_rows else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
         # No number is asked of the device but how many coordinates changed.

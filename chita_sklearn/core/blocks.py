@@ -16,8 +16,10 @@ from typing import Any, Self
 import numpy as np
 
 from .arrays import Array, to_host
-from .backsolve import SUBOPTIMAL, Backsolver, Minimiser, SupportSolver, backsolver
-from .problem import LeastSquares, Quadratic
+from .backsolve import Backsolver
+from .problem import LeastSquares
+from .quadratic import Quadratic
+from .support_solver import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
 
 
 class BlockLeastSquares(Quadratic):
@@ -43,6 +45,7 @@ class BlockLeastSquares(Quadratic):
         self.mu, self.n = first.mu, first.n
         self.p = sum(problem.p for problem in problems)
         self.n_rows = sum(problem.n_rows for problem in problems)
+        self.terms = sum(problem.terms for problem in problems)
         self.b = self._join([problem.b for problem in problems])
         self.prior = None
         if any(problem.prior is not None for problem in problems):

@@ -31,7 +31,8 @@ import scipy.linalg
 
 from .arrays import Array, indices, mask_of, to_host
 from .backsolve import backsolve, unsolved
-from .problem import Columns, LeastSquares
+from .columns import Columns
+from .problem import LeastSquares
 from .solution import Solution, Status
 
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
@@ -71,7 +72,7 @@ class Relaxation:
         # product of, before centring.
         self._lengths = np.sqrt(to_host(xp.take(problem.raw_norms(), S)))
         eps = float(np.finfo(float).eps)
-        self._gamma = (problem.n_rows + self.p + 16) * eps
+        self._gamma = (problem.terms + self.p + 16) * eps
         self._b = (2 * at_zero) ** 0.5
         off = 4 * self._gamma * float(self._lengths @ self._lengths)
         shift = max(float(np.linalg.eigvalsh(G)[0]) - off, 0.0) if self.p else 0.0

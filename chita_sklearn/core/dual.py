@@ -34,10 +34,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .arrays import Array, array_namespace, numbers
-from .backsolve import SupportSolver, backsolve, backsolver
+from .backsolve import backsolve
 from .patterns import Pattern
-from .problem import Quadratic
+from .quadratic import Quadratic
 from .solution import Solution, Status
+from .support_solver import SupportSolver, backsolver
 
 HALVINGS = 12  # of the interval in a line search
 # A bound below zero that 5 steps do not bring to a third of its size is given up, where
@@ -63,7 +64,7 @@ class Dual:
         # A sum of m products in float64, in any order, is off by at most gamma_m times
         # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
         eps = float(xp.finfo(xp.float64).eps)
-        self._gamma_n = (problem.n_rows + 8) * eps
+        self._gamma_n = (problem.terms + 8) * eps
         self._gamma_p = (problem.p + 8) * eps
         norms = problem.raw_norms()
         self._spread = float(_sum(pattern.best_mask(norms), norms)) ** 0.5

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from .arrays import Array, indices, numbers, scatter, to_host, top_k_mask
 from .patterns import Pattern
-from .problem import Quadratic
+from .quadratic import Quadratic
 from .solution import Solution, Status
 from .starts import metric
 

@@ -5,303 +5,29 @@
 
 A itself is never formed: centring and weights enter each product as rank-one and
 diagonal corrections, so that X is neither copied nor written to and a sparse X stays
-sparse. X is read in its own type; everything computed from it is float64, in blocks
-that are cast as they are read.
+sparse. Of a tall X, the products are those of a triangular factor instead (`reduced`).
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 
-from .arrays import (
-    Array,
-    array_namespace,
-    cast_block,
-    device,
-    scatter,
-    take_columns,
-)
+from .arrays import Array, triangular
+from .columns import Columns
+from .products import Dense, Sparse
+from .quadratic import Quadratic
 
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
 GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
+# A tall X takes at least TALL times the memory of its triangular factor, six of which
+# are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
+# every COLUMNS_A_PASS columns.
+TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
 FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
-
-
-class _Dense:
-    """Products with a dense X of any array library, read in blocks."""
-
-    def __init__(self, X: Array) -> None:
-        self.X = X
-        self.xp = array_namespace(X)
-        self.device = device(X)
-        self.shape = X.shape
-        self._exact = X.dtype == self.xp.float64
-        # On an accelerator a block is large, but little beside X.
-        self._block = min(cast_block(X), max(X.shape[0] * X.shape[1] // 32, 2**17))
-
-    def blocks(self, cols: slice) -> Iterator[tuple[slice, slice]]:
-        """(rows, cols) slices that cover X[:, cols], of about `_block` numbers each."""
-        size, n = self._block, self.shape[0]
-        start, stop, _ = cols.indices(self.shape[1])
-        if stop - start >= n:
-            step = max(size // max(n, 1), 1)
-            for j in range(start, stop, step):
-                yield slice(0, n), slice(j, min(j + step, stop))
-        else:
-            step = max(size // max(stop - start, 1), 1)
-            for i in range(0, n, step):
-                yield slice(i, min(i + step, n)), slice(start, stop)
-
-    def read(self, rows: slice, cols: slice) -> Array:
-        return self.xp.astype(self.X[rows, cols], self.xp.float64, copy=False)
-
-    def dot(self, w: Array, rough: bool = False) -> Array:
-        """X w."""
-        if self._exact:
-            return self.X @ w
-        if rough:
-            return self._rough(self.X, w)
-        out = self.xp.zeros(
-            (self.shape[0], *w.shape[1:]), dtype=self.xp.float64, device=self.device
-        )
-        for rows, cols in self.blocks(slice(None)):
-            out[rows, ...] += self.read(rows, cols) @ w[cols, ...]
-        return out
-
-    def tdot(self, r: Array, cols: slice = slice(None), rough: bool = False) -> Array:
-        """X[:, cols]' r."""
-        if self._exact:
-            return self.xp.matrix_transpose(self.X[:, cols]) @ r
-        if rough:
-            return self._rough(self.xp.matrix_transpose(self.X[:, cols]), r)
-        start, stop, _ = cols.indices(self.shape[1])
-        out = self.xp.zeros(
-            (stop - start, *r.shape[1:]), dtype=self.xp.float64, device=self.device
-        )
-        for rows, block in self.blocks(cols):
-            here = slice(block.start - start, block.stop - start)
-            out[here, ...] += (
-                self.xp.matrix_transpose(self.read(rows, block)) @ r[rows, ...]
-            )
-        return out
-
-    def _rough(self, X: Array, v: Array) -> Array:
-        xp = self.xp
-        return xp.astype(X @ xp.astype(v, xp.float32), xp.float64)
-
-    def part(self, rows: slice) -> _Dense:
-        """X[rows, :], a view."""
-        return _Dense(self.X[rows, :])
-
-    def take(self, S: Array, rows: slice = slice(None)) -> Array:
-        """X[rows, S], a copy in X's own type."""
-        return take_columns(self.X[rows, :], S)
-
-    def spread(self, s: Array | None, m: Array | None) -> tuple[Array, Array]:
-        """Sums over i of s_i (x_ij - m_j)^2 and of s_i (x_ij - m_j).
-
-        No cancellation, however large m; the second is n times what m is off by. With
-        m None, the sums of squares of X alone.
-        """
-        xp = self.xp
-        squares, drift = (
-            xp.zeros(self.shape[1], dtype=xp.float64, device=self.device)
-            for _ in range(2)
-        )
-        for rows, cols in self.blocks(slice(None)):
-            centred = self.read(rows, cols)
-            weights = s[rows] if s is not None else xp.ones_like(centred[:, 0])
-            if m is not None:
-                centred = centred - m[cols]
-                drift[cols] += weights @ centred
-            squares[cols] += weights @ centred**2
-        return squares, drift
-
-
-class _Sparse:
-    """Products with a scipy.sparse X; only chosen columns are ever densified."""
-
-    def __init__(self, X: Any) -> None:
-        self.X = X.tocsc()
-        if not self.X.has_canonical_format:
-            self.X = self.X.copy() if self.X is X else self.X
-            self.X.sum_duplicates()
-        self.xp = array_namespace(np.empty(0))
-        self.device = "cpu"
-        self.shape = X.shape
-
-    def dot(self, w: np.ndarray, rough: bool = False) -> np.ndarray:
-        return self.X @ w
-
-    def tdot(
-        self, r: np.ndarray, cols: slice = slice(None), rough: bool = False
-    ) -> np.ndarray:
-        X = self.X if cols == slice(None) else self.X[:, cols]
-        return X.T @ r
-
-    def part(self, rows: slice) -> _Sparse:
-        return _Sparse(self.X[rows])
-
-    def take(self, S: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-        return self.X[rows, S].toarray()
-
-    def spread(
-        self, s: np.ndarray | None, m: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # Stored entries by their distance from the mean, the zeros by m itself.
-        weights = np.ones(self.shape[0]) if s is None else s
-        m = np.zeros(self.shape[1]) if m is None else m
-        values = self.X.copy().astype(np.float64)
-        columns = np.repeat(np.arange(self.shape[1]), np.diff(self.X.indptr))
-        stored = self.X.copy()
-        stored.data = np.ones_like(stored.data, dtype=np.float64)
-        values.data = (values.data - m[columns]) ** 2
-        absent = weights.sum() - stored.T @ weights
-        squares = values.T @ weights + np.maximum(absent, 0.0) * m**2
-        return squares, np.zeros_like(m)
-
-
-class Quadratic(ABC):
-    """What every algorithm asks of a problem: a few products, and what they give.
-
-    Attributes
-    ----------
-    p, n_rows : int
-        Coordinates, and the length of a residual.
-    n : float
-        The sum of the sample weights: objective / n is F.
-    mu : float
-        n * ridge.
-    b : array of shape (n_rows,), float64
-        The target.
-    prior : array of shape (p,), float64, or None
-        w_bar.
-    xp, device, dtype
-        The array namespace and the device of A, and the type coefficients return in.
-    """
-
-    p: int
-    n_rows: int
-    n: float
-    mu: float
-    b: Array
-    prior: Array | None
-    xp: Any
-    device: Any
-    dtype: Any
-
-    @abstractmethod
-    def matvec(self, w: Array, rough: bool = False) -> Array:
-        """A w. One pass over A."""
-
-    @abstractmethod
-    def rmatvec(self, r: Array, rough: bool = False) -> Array:
-        """A' r. One pass over A."""
-
-    @abstractmethod
-    def column_norms(self) -> Array:
-        """h_j = ||a_j||^2, shape (p,). One pass over A, the first time."""
-
-    @abstractmethod
-    def raw_norms(self) -> Array:
-        """Squared column norms before centring: what rounding errors scale with."""
-
-    @abstractmethod
-    def restrict(self, S: Array) -> Quadratic:
-        """Return the problem on the columns S (ascending) alone; copies A_S.
-
-        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
-        """
-
-    @abstractmethod
-    def thinned(self, step: int) -> Quadratic:
-        """Return the problem of every step-th row; n F is about step times smaller."""
-
-    def zeros(self, size: int) -> Array:
-        """Float64 zeros where A lives."""
-        return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
-
-    def correlation(self) -> Array:
-        """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
-        g = self.rmatvec(self.b)
-        return g if self.prior is None else g + self.mu * self.prior
-
-    def residual(self, w: Array) -> Array:
-        """b - A w."""
-        return self.b - self.matvec(w)
-
-    def penalty(self, w: Array) -> float:
-        """mu/2 ||w - w_bar||^2."""
-        shift = w if self.prior is None else w - self.prior
-        return 0.5 * self.mu * float(shift @ shift)
-
-    def value(self, w: Array, r: Array) -> Array:
-        """n F(w), given the residual of w; a 0-d array."""
-        shift = w if self.prior is None else w - self.prior
-        return 0.5 * (r @ r) + 0.5 * self.mu * (shift @ shift)
-
-    def objective(self, w: Array) -> float:
-        """n F(w). One pass over X."""
-        w = self.xp.astype(w, self.xp.float64, copy=False)
-        return float(self.value(w, self.residual(w)))
-
-
-class Columns:
-    """A_S for a few columns S of a `LeastSquares`, and products with it.
-
-    Held where it is small beside X; else read again for each product, in blocks of
-    rows where columns must be gathered, so that of a tall X no large part is copied.
-    """
-
-    def __init__(self, problem: LeastSquares, S: Array) -> None:
-        self.problem, self.S = problem, S
-        n = problem.n_rows
-        step = max(problem._gram_block // max(S.shape[0], 1), 1)
-        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
-        self._held: Array = None
-        if step >= n:
-            self._rows, self._held = [slice(None)], problem.columns(S)
-
-    def gram(self) -> Array:
-        """A_S' A_S."""
-        xp = self.problem.xp
-        return self._sum(lambda block, _: xp.matrix_transpose(block) @ block)
-
-    def dot(self, v: Array) -> Array:
-        """A_S v."""
-        if self._held is None:  # cheaper with all columns than to gather some
-            return self.problem.matvec(scatter(self.problem.p, self.S, v))
-        return self._held @ v
-
-    def tdot(self, r: Array) -> Array:
-        """A_S' r."""
-        xp = self.problem.xp
-        if self._held is None:
-            return xp.take(self.problem.rmatvec(r), self.S)
-        return xp.matrix_transpose(self._held) @ r
-
-    def cross(self, cols: slice) -> Array:
-        """A[:, cols]' A_S."""
-        rmatvec = self.problem.rmatvec
-        return self._sum(lambda block, rows: rmatvec(block, cols=cols, rows=rows))
-
-    def _read(self, rows: slice) -> Array:
-        if self._held is not None:
-            return self._held
-        return self.problem.columns(self.S, rows=rows)
-
-    def _sum(self, product: Callable[[Array, slice], Array]) -> Array:
-        total: Array = 0.0
-        for rows in self._rows:
-            total += product(self._read(rows), rows)  # one block at a time in memory
-        return total
 
 
 class LeastSquares(Quadratic):
@@ -349,7 +75,7 @@ class LeastSquares(Quadratic):
         sample_weight: Array | None = None,
         fit_intercept: bool = False,
     ) -> None:
-        data: Any = _Sparse(X) if scipy.sparse.issparse(X) else _Dense(X)
+        data: Any = Sparse(X) if scipy.sparse.issparse(X) else Dense(X)
         self._data = data
         xp = self.xp = data.xp
         self.device = data.device
@@ -367,8 +93,10 @@ class LeastSquares(Quadratic):
             self.n = float(xp.sum(self._s))
         self.mu = self.n * float(ridge)
 
+        self.terms = self.n_rows
         self._m = self._y_bar = None
         self._norms: Array | None = None
+        self._raw: Array | None = None
         if fit_intercept:
             share = self._s if self._s is not None else xp.ones_like(y)
             self._m = data.tdot(share) / self.n
@@ -382,8 +110,10 @@ class LeastSquares(Quadratic):
             self._y_bar = float(xp.sum(share * y)) / self.n
             y = y - self._y_bar
         self.b = self._weigh(y)
-        # Grams that a Backsolver left for the next one.
+        # Grams that a Backsolver left for the next one, and the triangular factor of
+        # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
+        self._factor: list[Array] = []
 
     def with_target(self, y: Array | None = None, *, ridge: float) -> LeastSquares:
         """Return the problem of the same X with another ridge and, if given, target.
@@ -400,15 +130,61 @@ class LeastSquares(Quadratic):
                 share = self._s if self._s is not None else self.xp.ones_like(y)
                 other._y_bar = float(self.xp.sum(share * y)) / self.n
                 y = y - other._y_bar
-            other.b = self._weigh(y)
+            other.b, other._factor = self._weigh(y), []
         return other
+
+    def reduced(self, passes: float) -> LeastSquares:
+        """Return the problem of p + 1 rows with the same n F, or this one.
+
+        [A, b] = Q R with orthonormal columns in Q, so that b - A w is as long as what
+        R makes of w, whatever w is. R is formed once for all ridges, by blocks of rows,
+        where `passes` over X cost more: of a tall X, and none too wide.
+        """
+        xp, size, data = self.xp, self.p + 1, self._data
+        if not self._factor:
+            cost = TO_FACTOR + self.p / COLUMNS_A_PASS
+            # A pass over a sparse X is shorter, the factor is not.
+            small = 8 * size**2 * TALL <= data.nbytes
+            if not small or passes * data.density < cost:
+                return self
+            self._factor.append(self._triangular())
+        R = self._factor[0]
+        other = copy.copy(self)
+        other._data, other.n_rows = Dense(R[:, : self.p]), size
+        other.b, other.grams = R[:, self.p], []
+        h, raw = self.column_norms(), self.raw_norms()
+        # Each column of A is off by some eps of its length before centring, then by
+        # n_rows size eps of its length at most (Higham, Accuracy and Stability, 19.3).
+        other.terms = 2 * self.n_rows * size
+        other._raw = (xp.sqrt(h) + 4 * xp.sqrt(raw) / other.terms) ** 2
+        other._m = other._y_bar = other._s = other._d = None
+        return other
+
+    def _triangular(self) -> Array:
+        """R of [A, b] = Q R, shape (p + 1, p + 1)."""
+        xp, p, size = self.xp, self.p, self.p + 1
+        step = min(2 * size, self.n_rows)  # rows at a time: more save little
+        # R and the rows that join it, transposed: their columns are contiguous.
+        stack = xp.zeros((size, size + step), dtype=xp.float64, device=self.device)
+        for i in range(0, self.n_rows, step):
+            rows = slice(i, min(i + step, self.n_rows))
+            new = slice(size, size + rows.stop - i)
+            stack[:p, new] = xp.matrix_transpose(self._data.rows(rows))
+            if self._m is not None:
+                stack[:p, new] -= self._m[:, None]
+            if self._d is not None:
+                stack[:p, new] *= self._d[rows]
+            stack[p, new] = self.b[rows]
+            stack[:, new.stop :] = 0.0
+            R = triangular(xp.matrix_transpose(stack))
+            stack[:, :size] = xp.matrix_transpose(R)
+        return R
 
     @property
     def _gram_block(self) -> int:
         """Numbers of A held at a time while a Gram is formed, with their casts."""
-        number = 4 if self.dtype == self.xp.float32 else 8
-        share = int(GRAM_SHARE * number * self.n_rows * self.p)
-        own = 8 if number == 8 else 12  # the block, and what is cast to it
+        share = int(GRAM_SHARE * self._data.nbytes)
+        own = 8 if self._data.exact else 12  # the block, and what is cast to it
         return max(min(GRAM_BLOCK, share), GRAM_LEAST) // own
 
     def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
@@ -522,12 +298,12 @@ class LeastSquares(Quadratic):
             return None if x is None else self.xp.take(x, S)
 
         part = copy.copy(self)
-        part._data = _Dense(self._data.take(S))
+        part._data = Dense(self._data.take(S))
         part.p = S.shape[0]
-        part.prior, part._m, part._norms = map(
-            taken, (self.prior, self._m, self._norms)
+        part.prior, part._m, part._norms, part._raw = map(
+            taken, (self.prior, self._m, self._norms, self._raw)
         )
-        part.grams = []
+        part.grams, part._factor = [], []
         return part
 
     def thinned(self, step: int) -> LeastSquares:  # noqa: D102
@@ -537,11 +313,13 @@ class LeastSquares(Quadratic):
         if self._s is not None and self._d is not None:
             other._s, other._d = self._s[::step], self._d[::step]
         other.mu, other.n = self.mu / step, self.n / step
-        other._norms, other.grams = None, []
+        other._norms, other.grams, other._factor = None, [], []
         return other
 
     def raw_norms(self) -> Array:
         """Squared column norms before centring: what rounding errors scale with."""
+        if self._raw is not None:
+            return self._raw
         h = self.column_norms()
         return h if self._m is None else h + self.n * self._m**2
 

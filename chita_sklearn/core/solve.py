@@ -11,15 +11,18 @@ import numpy as np
 
 from . import starts
 from .arrays import Array, indices
-from .backsolve import backsolve, backsolver
+from .backsolve import backsolve
 from .branch import branch
+from .columns import Columns
 from .dual import certify, costly, dual, rough_enough, with_bound
 from .enumerate import enumerate_supports
 from .iht import iht
 from .patterns import Cardinality, Pattern
-from .problem import Columns, LeastSquares, Quadratic
+from .problem import LeastSquares
+from .quadratic import Quadratic
 from .restarts import Restarts
 from .solution import Solution, Status
+from .support_solver import backsolver
 from .swaps import swaps
 
 SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps weigh in
@@ -27,6 +30,7 @@ ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
 NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost the residual
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
+PASSES, PASSES_OF_PROOF = 30, 70  # over a tall A, beside one for each of k
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
 NODES = 100  # of branch and bound in what max_iter counts
 PROOF_STEPS = 30  # of dual ascent after a search by swaps; half where they are felt
@@ -97,10 +101,13 @@ def solve(
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
+    part = problem if name == "all" else problem.reduced(passes(problem, pattern))
+    if part is not problem:
+        why += f"; {problem.n_rows} rows reduced to {part.n_rows}"
     solution = _PLANS[name](
-        problem,
+        part,
         pattern,
-        _given(problem, pattern, start),
+        _given(part, pattern, start),
         n_restarts=n_restarts,
         max_iter=max_iter,
         tol=tol,
@@ -143,6 +150,19 @@ def _objective(problem: Quadratic, coef: Array) -> float:
     S = indices(coef != 0)
     r = problem.b - Columns(problem, S).dot(xp.take(coef, S))
     return 0.5 * float(r @ r) + problem.penalty(coef)
+
+
+def passes(problem: Quadratic, pattern: Pattern) -> float:
+    """About how many passes over a tall A the search for k takes, its Grams included.
+
+    Measured for swaps, the proof at half of 30 steps.
+    """
+    return PASSES + pattern.size + (PASSES_OF_PROOF if _provable(problem) else 0)
+
+
+def _provable(problem: Quadratic) -> bool:
+    """Whether mu is large enough for a bound that is worth its passes over A."""
+    return problem.mu > PROOF_FROM * float(problem.xp.max(problem.column_norms()))
 
 
 def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:
@@ -204,11 +224,8 @@ def _swap(
     solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
     if solution.status is Status.STOPPED:
         return certify(problem, pattern, solution)
-    # Where mu is nearly nothing the bound is too, and not worth its pass over A.
-    largest = float(problem.xp.max(problem.column_norms()))
-    provable = problem.mu > PROOF_FROM * largest
     status: Status = solution.status
-    if provable:
+    if _provable(problem):
         limit = min(max_iter, PROOF_STEPS // (2 if costly(problem) else 1))
         solution = dual(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
@@ -264,7 +281,8 @@ def _dual(
         raise ValueError(msg)
     if solution is None:
         solution = _first(problem, pattern)
-        if problem.n_rows >= THIN * FEW_ROWS:
+        # (Not of a triangular factor, whose rows are no sample.)
+        if THIN * FEW_ROWS <= problem.n_rows == problem.terms:
             # A few rows tell most of the support, for next to nothing.
             few = problem.thinned(THIN)
             found = dual(few, pattern, _first(few, pattern), max_iter=5, tol=tol)

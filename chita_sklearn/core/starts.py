@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .arrays import Array
-from .backsolve import SupportSolver
 from .patterns import Pattern
-from .problem import Quadratic
+from .quadratic import Quadratic
+from .support_solver import SupportSolver
 
 
 def magnitude(problem: Quadratic, pattern: Pattern) -> Array:

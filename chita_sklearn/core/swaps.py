@@ -24,8 +24,9 @@ from .arrays import (
     top_k_mask,
 )
 from .backsolve import backsolve, unsolved
+from .columns import Columns
 from .patterns import Cardinality, Pattern
-from .problem import Columns, LeastSquares
+from .problem import LeastSquares
 from .solution import Solution, Status
 from .starts import metric
 from .tableau import add_gains, inverse, swap_gains

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
-from chita_sklearn.core.backsolve import backsolver
 from chita_sklearn.core.dual import Dual, certify, dual
+from chita_sklearn.core.support_solver import backsolver
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 # A proven optimum is evaluated in float64: its rounding, as a share of 1/2 ||b||^2.

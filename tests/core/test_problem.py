@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, solve
-from chita_sklearn.core.problem import _Dense
+from chita_sklearn.core.products import Dense
 
 LAYOUTS = {
     "C": np.ascontiguousarray,
@@ -203,7 +203,7 @@ def test_repeated_entries_of_a_sparse_x_count_as_their_sum():
 @pytest.mark.parametrize("size", [1, 4, 10, 1000])
 @pytest.mark.parametrize("cols", [slice(None), slice(1, 3), slice(0, 1)], ids=str)
 def test_blocks_cover_every_number_once(shape, size, cols):
-    data = _Dense(np.zeros(shape, dtype=np.float32))
+    data = Dense(np.zeros(shape, dtype=np.float32))
     data._block = size
     seen = np.zeros(shape, dtype=int)
     for rows, here in data.blocks(cols):
@@ -283,3 +283,87 @@ def test_thinned_rows_stand_for_all_of_them(oracle, kind, seed, step):
     r = rng.standard_normal(few.n_rows)
     assert np.allclose(few.rmatvec(r), A.T @ r, atol=1e-9 * np.abs(A).sum())
     assert np.allclose(few.column_norms(), np.sum(A**2, axis=0), rtol=1e-8)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every problem is worth its triangular factor."""
+    monkeypatch.setattr("chita_sklearn.core.problem.TALL", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.TO_FACTOR", 0)
+
+
+@pytest.mark.parametrize("n", [3, 12, 100])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_reduced_problem_is_the_same_of_few_rows(oracle, backend, always, n, seed):
+    case = oracle.case(seed, n=n, p=6)
+    case = case.but(X=case.X.astype(backend.dtype), y=case.y.astype(backend.dtype))
+    few = case.problem(backend.to).reduced(1e9)
+    assert (few.n_rows, few.p, few.dtype) == (7, 6, case.problem(backend.to).dtype)
+    w = np.random.default_rng(seed).standard_normal(6).astype(backend.dtype)
+    # Everything the Case holds in float32 is exact there, but for w_bar and weights.
+    loose = 1e-5 if backend.dtype == "float32" else 1e-10
+    for v in (w, 0 * w):
+        same_value = pytest.approx(case.objective(v), rel=loose)
+        assert few.objective(backend.to(v)) == same_value
+    S = few.xp.asarray(np.asarray([1, 4]), device=few.device)
+    gram = backend.back(few.inner_gram(S))
+    A = case.A[:, [1, 4]]
+    assert np.allclose(gram, (A.T @ A).astype(float), rtol=loose, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [9, 40])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_is_proven_of_the_reduced_problem_is_true(oracle, always, n, seed):
+    case = oracle.case(seed, n=n, p=8)
+    best = case.optimum(oracle.supports(Cardinality(3), 8))
+    for solver in ("swap", "dual", "exact"):
+        found = solve(case.problem(), Cardinality(3), solver=solver)
+        assert found.objective == pytest.approx(case.objective(found.coef), rel=1e-9)
+        assert found.lower_bound <= best * (1 + 1e-9)
+        assert found.objective >= best * (1 - 1e-9)
+
+
+def test_the_factor_tells_columns_apart_that_their_gram_matrix_cannot():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 5))
+    X[:, 1] = X[:, 0] + 1e-9 * X[:, 1]
+    few = LeastSquares(X, X[:, 2]).reduced(1e9)
+    assert few.n_rows == 6
+    singular = np.linalg.svd(few.columns(np.arange(5)), compute_uv=False)
+    assert singular == pytest.approx(np.linalg.svd(X, compute_uv=False), rel=1e-6)
+
+
+def test_the_factor_is_formed_once_for_all_ridges(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((4000, 6)), rng.standard_normal(4000)
+    rows, read = [], Dense.rows
+    monkeypatch.setattr(Dense, "rows", lambda *a: rows.append(a) or read(*a))
+    problem = LeastSquares(X, y, fit_intercept=True)
+    first = problem.with_target(ridge=0.1).reduced(1e3)
+    known = len(rows)
+    assert known > 0
+    second = problem.with_target(ridge=0.2).reduced(1e3)
+    assert len(rows) == known
+    assert (first.mu, second.mu) == (pytest.approx(400), pytest.approx(800))
+    other = problem.with_target(y[::-1].copy(), ridge=0.1).reduced(1e3)
+    assert len(rows) == 2 * known
+    w = rng.standard_normal(6)
+    expected = problem.with_target(y[::-1].copy(), ridge=0.1).objective(w)
+    assert other.objective(w) == pytest.approx(expected, rel=1e-12)
+
+
+def test_only_a_tall_x_that_is_read_often_is_reduced():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 10))
+    tall = LeastSquares(X, X[:, 0])
+    assert tall.reduced(10) is tall
+    assert LeastSquares(X[:300], X[:300, 0]).reduced(1e9).n_rows == 300
+    assert tall.reduced(100).n_rows == 11
+    assert tall.reduced(10).n_rows == 11  # it is there already
+    # A float32 X is half as large; a sparse one as large as what it stores.
+    small = LeastSquares(X[:700].astype(np.float32), X[:700, 0].astype(np.float32))
+    assert small.reduced(1e9) is small
+    sparse = scipy.sparse.csc_array(X * (rng.random(X.shape) < 0.1))
+    assert LeastSquares(sparse, X[:, 0]).reduced(100).n_rows == 2000

@@ -1,0 +1,89 @@
+"""A few columns of A and their Gram matrices, within a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .arrays import Array, indices, mask_of, scatter, take_columns
+
+if TYPE_CHECKING:
+    from .problem import LeastSquares
+
+
+class Columns:
+    """A_S for a few columns S of a `LeastSquares`, and products with it.
+
+    Held where it is small beside X; else read again for each product, in blocks of
+    rows where columns must be gathered, so that of a tall X no large part is copied.
+    """
+
+    def __init__(self, problem: LeastSquares, S: Array) -> None:
+        self.problem, self.S = problem, S
+        n = problem.n_rows
+        step = max(problem._gram_block // max(S.shape[0], 1), 1)
+        self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+        self._held: Array = None
+        if step >= n:
+            self._rows, self._held = [slice(None)], problem.columns(S)
+
+    def gram(self) -> Array:
+        """A_S' A_S."""
+        xp = self.problem.xp
+        return self._sum(lambda block, _: xp.matrix_transpose(block) @ block)
+
+    def dot(self, v: Array) -> Array:
+        """A_S v."""
+        if self._held is None:  # cheaper with all columns than to gather some
+            return self.problem.matvec(scatter(self.problem.p, self.S, v))
+        return self._held @ v
+
+    def tdot(self, r: Array) -> Array:
+        """A_S' r."""
+        xp = self.problem.xp
+        if self._held is None:
+            return xp.take(self.problem.rmatvec(r), self.S)
+        return xp.matrix_transpose(self._held) @ r
+
+    def cross(self, cols: slice) -> Array:
+        """A[:, cols]' A_S."""
+        rmatvec = self.problem.rmatvec
+        return self._sum(lambda block, rows: rmatvec(block, cols=cols, rows=rows))
+
+    def _read(self, rows: slice) -> Array:
+        if self._held is not None:
+            return self._held
+        return self.problem.columns(self.S, rows=rows)
+
+    def _sum(self, product: Callable[[Array, slice], Array]) -> Array:
+        total: Array = 0.0
+        for rows in self._rows:
+            total += product(self._read(rows), rows)  # one block at a time in memory
+        return total
+
+
+class Rows:
+    """Rows of A'A: for a tall X, where all p of them are little beside it.
+
+    A row costs one product with A' when it is first wanted, and no more.
+    """
+
+    def __init__(self, problem: LeastSquares) -> None:
+        xp = problem.xp
+        self.problem = problem
+        self._place = xp.full(problem.p, -1, dtype=xp.int64, device=problem.device)
+        self._rows: Array = None
+
+    def gram(self, S: Array) -> Array:
+        """A_S' A_S."""
+        problem, xp = self.problem, self.problem.xp
+        known = 0 if self._rows is None else self._rows.shape[0]
+        new = mask_of(problem.p, S) & (self._place < 0)
+        index = indices(new)
+        if index.shape[0]:
+            rows = xp.matrix_transpose(Columns(problem, index).cross(slice(None)))
+            self._rows = xp.concat([self._rows, rows]) if known else rows
+            count = xp.cumulative_sum(xp.astype(new, xp.int64))
+            self._place = xp.where(new, known - 1 + count, self._place)
+        rows = xp.take(self._rows, xp.take(self._place, S), axis=0)
+        return take_columns(rows, S)

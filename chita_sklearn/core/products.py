@@ -1,0 +1,161 @@
+"""Products with X as it is held: dense, of any array library, or scipy.sparse.
+
+X is read in its own type; everything computed from it is float64, in blocks that are
+cast as they are read. Besides the two classes here nothing touches X.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, array_namespace, cast_block, device, take_columns
+
+
+class Dense:
+    """Products with a dense X of any array library, read in blocks."""
+
+    def __init__(self, X: Array) -> None:
+        self.X = X
+        self.xp = array_namespace(X)
+        self.device = device(X)
+        self.shape = X.shape
+        self.exact = X.dtype == self.xp.float64
+        number = 8 if self.exact else 4
+        self.nbytes, self.density = number * X.shape[0] * X.shape[1], 1.0
+        # On an accelerator a block is large, but little beside X.
+        self._block = min(cast_block(X), max(X.shape[0] * X.shape[1] // 32, 2**17))
+
+    def blocks(self, cols: slice) -> Iterator[tuple[slice, slice]]:
+        """(rows, cols) slices that cover X[:, cols], of about `_block` numbers each."""
+        size, n = self._block, self.shape[0]
+        start, stop, _ = cols.indices(self.shape[1])
+        if stop - start >= n:
+            step = max(size // max(n, 1), 1)
+            for j in range(start, stop, step):
+                yield slice(0, n), slice(j, min(j + step, stop))
+        else:
+            step = max(size // max(stop - start, 1), 1)
+            for i in range(0, n, step):
+                yield slice(i, min(i + step, n)), slice(start, stop)
+
+    def read(self, rows: slice, cols: slice) -> Array:
+        """X[rows, cols] in float64; a view where X is."""
+        return self.xp.astype(self.X[rows, cols], self.xp.float64, copy=False)
+
+    def dot(self, w: Array, rough: bool = False) -> Array:
+        """X w."""
+        if self.exact:
+            return self.X @ w
+        if rough:
+            return self._rough(self.X, w)
+        out = self.xp.zeros(
+            (self.shape[0], *w.shape[1:]), dtype=self.xp.float64, device=self.device
+        )
+        for rows, cols in self.blocks(slice(None)):
+            out[rows, ...] += self.read(rows, cols) @ w[cols, ...]
+        return out
+
+    def tdot(self, r: Array, cols: slice = slice(None), rough: bool = False) -> Array:
+        """X[:, cols]' r."""
+        if self.exact:
+            return self.xp.matrix_transpose(self.X[:, cols]) @ r
+        if rough:
+            return self._rough(self.xp.matrix_transpose(self.X[:, cols]), r)
+        start, stop, _ = cols.indices(self.shape[1])
+        out = self.xp.zeros(
+            (stop - start, *r.shape[1:]), dtype=self.xp.float64, device=self.device
+        )
+        for rows, block in self.blocks(cols):
+            here = slice(block.start - start, block.stop - start)
+            out[here, ...] += (
+                self.xp.matrix_transpose(self.read(rows, block)) @ r[rows, ...]
+            )
+        return out
+
+    def _rough(self, X: Array, v: Array) -> Array:
+        xp = self.xp
+        return xp.astype(X @ xp.astype(v, xp.float32), xp.float64)
+
+    def rows(self, rows: slice) -> Array:
+        """X[rows, :] in float64; a view where X is."""
+        return self.read(rows, slice(None))
+
+    def part(self, rows: slice) -> Dense:
+        """X[rows, :], a view."""
+        return Dense(self.X[rows, :])
+
+    def take(self, S: Array, rows: slice = slice(None)) -> Array:
+        """X[rows, S], a copy in X's own type."""
+        return take_columns(self.X[rows, :], S)
+
+    def spread(self, s: Array | None, m: Array | None) -> tuple[Array, Array]:
+        """Sums over i of s_i (x_ij - m_j)^2 and of s_i (x_ij - m_j).
+
+        No cancellation, however large m; the second is n times what m is off by. With
+        m None, the sums of squares of X alone.
+        """
+        xp = self.xp
+        squares, drift = (
+            xp.zeros(self.shape[1], dtype=xp.float64, device=self.device)
+            for _ in range(2)
+        )
+        for rows, cols in self.blocks(slice(None)):
+            centred = self.read(rows, cols)
+            weights = s[rows] if s is not None else xp.ones_like(centred[:, 0])
+            if m is not None:
+                centred = centred - m[cols]
+                drift[cols] += weights @ centred
+            squares[cols] += weights @ centred**2
+        return squares, drift
+
+
+class Sparse:
+    """Products with a scipy.sparse X; only chosen columns are ever densified."""
+
+    def __init__(self, X: Any) -> None:
+        self.X = X.tocsc()
+        if not self.X.has_canonical_format:
+            self.X = self.X.copy() if self.X is X else self.X
+            self.X.sum_duplicates()
+        self.xp = array_namespace(np.empty(0))
+        self.device = "cpu"
+        self.shape = X.shape
+        self.exact = X.dtype == self.xp.float64
+        self.nbytes = self.X.data.nbytes + self.X.indices.nbytes
+        self.density = self.X.nnz / max(X.shape[0] * X.shape[1], 1)
+
+    def dot(self, w: np.ndarray, rough: bool = False) -> np.ndarray:  # noqa: D102
+        return self.X @ w
+
+    def tdot(  # noqa: D102
+        self, r: np.ndarray, cols: slice = slice(None), rough: bool = False
+    ) -> np.ndarray:
+        X = self.X if cols == slice(None) else self.X[:, cols]
+        return X.T @ r
+
+    def rows(self, rows: slice) -> np.ndarray:  # noqa: D102
+        return self.X[rows].toarray().astype(np.float64, copy=False)
+
+    def part(self, rows: slice) -> Sparse:  # noqa: D102
+        return Sparse(self.X[rows])
+
+    def take(self, S: np.ndarray, rows: slice = slice(None)) -> np.ndarray:  # noqa: D102
+        return self.X[rows, S].toarray()
+
+    def spread(  # noqa: D102
+        self, s: np.ndarray | None, m: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Stored entries by their distance from the mean, the zeros by m itself.
+        weights = np.ones(self.shape[0]) if s is None else s
+        m = np.zeros(self.shape[1]) if m is None else m
+        values = self.X.copy().astype(np.float64)
+        columns = np.repeat(np.arange(self.shape[1]), np.diff(self.X.indptr))
+        stored = self.X.copy()
+        stored.data = np.ones_like(stored.data, dtype=np.float64)
+        values.data = (values.data - m[columns]) ** 2
+        absent = weights.sum() - stored.T @ weights
+        squares = values.T @ weights + np.maximum(absent, 0.0) * m**2
+        return squares, np.zeros_like(m)

@@ -1,0 +1,100 @@
+"""What every algorithm asks of a problem: n F(w), through products with A."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from .arrays import Array
+
+
+class Quadratic(ABC):
+    """What every algorithm asks of a problem: a few products, and what they give.
+
+    Attributes
+    ----------
+    p, n_rows : int
+        Coordinates, and the length of a residual.
+    n : float
+        The sum of the sample weights: objective / n is F.
+    mu : float
+        n * ridge.
+    terms : int
+        How many numbers are added up in one of A' r: what its rounding grows with.
+    b : array of shape (n_rows,), float64
+        The target.
+    prior : array of shape (p,), float64, or None
+        w_bar.
+    xp, device, dtype
+        The array namespace and the device of A, and the type coefficients return in.
+    """
+
+    p: int
+    n_rows: int
+    n: float
+    mu: float
+    terms: int
+    b: Array
+    prior: Array | None
+    xp: Any
+    device: Any
+    dtype: Any
+
+    @abstractmethod
+    def matvec(self, w: Array, rough: bool = False) -> Array:
+        """A w. One pass over A."""
+
+    @abstractmethod
+    def rmatvec(self, r: Array, rough: bool = False) -> Array:
+        """A' r. One pass over A."""
+
+    @abstractmethod
+    def column_norms(self) -> Array:
+        """h_j = ||a_j||^2, shape (p,). One pass over A, the first time."""
+
+    @abstractmethod
+    def raw_norms(self) -> Array:
+        """Squared column norms before centring: what rounding errors scale with."""
+
+    def reduced(self, passes: float) -> Quadratic:
+        """Return a smaller problem with the same n F, if that costs fewer passes."""
+        return self
+
+    @abstractmethod
+    def restrict(self, S: Array) -> Quadratic:
+        """Return the problem on the columns S (ascending) alone; copies A_S.
+
+        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
+        """
+
+    @abstractmethod
+    def thinned(self, step: int) -> Quadratic:
+        """Return the problem of every step-th row; n F is about step times smaller."""
+
+    def zeros(self, size: int) -> Array:
+        """Float64 zeros where A lives."""
+        return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
+
+    def correlation(self) -> Array:
+        """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
+        g = self.rmatvec(self.b)
+        return g if self.prior is None else g + self.mu * self.prior
+
+    def residual(self, w: Array) -> Array:
+        """b - A w."""
+        return self.b - self.matvec(w)
+
+    def penalty(self, w: Array) -> float:
+        """mu/2 ||w - w_bar||^2."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * self.mu * float(shift @ shift)
+
+    def value(self, w: Array, r: Array) -> Array:
+        """n F(w), given the residual of w; a 0-d array."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * (r @ r) + 0.5 * self.mu * (shift @ shift)
+
+    def objective(self, w: Array) -> float:
+        """n F(w). One pass over X."""
+        w = self.xp.astype(w, self.xp.float64, copy=False)
+        return float(self.value(w, self.residual(w)))
