@@ -6,8 +6,8 @@
 Regression is `ChitaRegressor` with its defaults, with sample weights and without an
 intercept on shapes from wide to tall; pruning is `core.solve` by each plan for large
 supports, on the gradients of `benchmarks.large`. Each case runs in a process of its
-own, after a small fit that loads everything. The peak above X is given twice: of the
-resident size (Linux), which includes the buffers of BLAS, and of what Python and NumPy
+own, after another fit that loads everything, the buffers of BLAS included. The peak
+above X is given twice: of the resident size (Linux), and of what Python and NumPy
 allocated. For a memory-mapped X the pages of the file do not count: they go when the
 memory is wanted. That its fit does without a copy is also enforced: the process may not
 have more than a quarter of X of its own memory (RLIMIT_DATA), so that a copy would be
@@ -17,6 +17,8 @@ an error.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import re
 import subprocess
@@ -50,13 +52,20 @@ BLOCK = 2**13
 
 
 def warm_up() -> None:
-    """Fit a small problem, so that libraries and their buffers are there."""
-    from chita_sklearn import ChitaRegressor
+    """Fit another problem, so that libraries and their buffers are there.
 
-    X = np.random.default_rng(0).standard_normal((100, 400))
-    ChitaRegressor(5, random_state=0).fit(X, X[:, 0])
-    big = np.ones((600, 600))
-    big @ big
+    OpenBLAS keeps some 6 MB from its first large products on, whatever their size:
+    once a process, not once a fit. What the fit has freed is given back to the system
+    (where the C library is glibc), lest it hide what the next one takes.
+    """
+    data = make_gaussian("toeplitz", 0.5, 1000, 3000, 50, 10, 1)
+    for dtype in (np.float32, np.float64):
+        fitted(data.X_train.astype(dtype), data.y_train.astype(dtype), 50)
+    del data
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def fitted(X: np.ndarray, y: np.ndarray, k: int, options: str = "defaults"):
@@ -231,8 +240,9 @@ def markdown(records: list[dict]) -> str:
         f"{env['processor']}, {THREADS} thread(s), NumPy {env['versions']['numpy']}.",
         "",
         "| X | n | p | k | options | type | layout | size, MB | allocated above X "
-        "| resident above X | passes | of them: A w | A' r | columns | norms | CPU |",
-        "|" + "---|" * 16,
+        "| resident above X | passes | of them: A w | A' r | columns | factor | norms "
+        "| CPU |",
+        "|" + "---|" * 17,
     ]
     for r in records:
         reads, size = r["reads"], r["x_bytes"]
@@ -242,7 +252,8 @@ def markdown(records: list[dict]) -> str:
         if r["kind"] == "mapped":
             above = f"{100 * r['own_peak'] / size:.1f} %"
         parts = " | ".join(
-            f"{reads.get(name, 0):.1f}" for name in ("A w", "A' r", "columns", "norms")
+            f"{reads.get(name, 0):.1f}"
+            for name in ("A w", "A' r", "columns", "factor", "norms")
         )
         layout = "rows" if r["order"] == "C" else "columns"
         kind = {"dense": "in memory", "mapped": "mapped file"}.get(r["kind"], "pruning")

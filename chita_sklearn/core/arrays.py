@@ -25,6 +25,7 @@ Array = Any  # the standard has no settled static type for "an array of any libr
 __all__ = [
     "Array",
     "NotPositiveDefiniteError",
+    "add_outer",
     "array_namespace",
     "cast_block",
     "cholesky",
@@ -33,6 +34,7 @@ __all__ = [
     "device",
     "indices",
     "kth_largest",
+    "mirror",
     "numbers",
     "scatter",
     "take_columns",
@@ -40,6 +42,9 @@ __all__ = [
     "top_k_mask",
     "triangular",
 ]
+
+
+MIRRORED = 256  # rows of a matrix that are mirrored together, in the cache
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -123,6 +128,37 @@ def take_columns(X: Array, index: Array) -> Array:
         # contiguous.
         return X[:, index]
     return xp.take(X, index, axis=1)
+
+
+def add_outer(G: Array, B: Array, sign: float = 1.0) -> None:
+    """G += sign B B' for a symmetric G, in place: its upper triangle, or all of it.
+
+    On the host without another matrix of its size. To be followed by `mirror`.
+    """
+    plain = is_numpy_namespace(array_namespace(G)) and G.dtype == B.dtype
+    if plain and B.size:
+        rows = B.flags.c_contiguous  # BLAS wants contiguous columns
+        (syrk,) = scipy.linalg.get_blas_funcs(("syrk",), (G,))
+        lower = {"trans": rows, "lower": True, "overwrite_c": True}
+        syrk(sign, B.T if rows else B, beta=1.0, c=G.T, **lower)
+        return
+    product = B @ array_namespace(B).matrix_transpose(B)
+    if sign > 0:
+        G += product
+    else:
+        G -= product
+
+
+def mirror(G: Array) -> Array:
+    """Copy the upper triangle of a square matrix to the lower, in place."""
+    xp, size = array_namespace(G), G.shape[0]
+    for j in range(0, size, MIRRORED):
+        end = min(j + MIRRORED, size)
+        here, after = slice(j, end), slice(end, size)
+        corner = G[here, here]
+        G[here, here] = xp.triu(corner) + xp.matrix_transpose(xp.triu(corner, k=1))
+        G[after, here] = xp.matrix_transpose(G[here, after])
+    return G
 
 
 def kth_largest(x: Array, k: int) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from .arrays import (
@@ -196,8 +197,8 @@ class Backsolver(SupportSolver):
         if problem.prior is not None:
             prior = problem.xp.take(problem.prior, S)
             d = d - A_S.dot(z_S * prior)
-        G = A_S.gram() if self._rows is None else self._rows.gram(S)
-        v, self.damping = ridge_solve(A_S, G, root, d, problem.mu)
+        gram = A_S.gram if self._rows is None else partial(self._rows.gram, S)
+        v, self.damping = ridge_solve(A_S, gram(), root, d, problem.mu)
         w = root * v
         r = d - A_S.dot(w)
         if problem.prior is not None:
@@ -256,8 +257,9 @@ def ridge_solve(
 ) -> tuple[Array, float]:
     """Minimise 1/2 ||d - B v||^2 + mu/2 ||v||^2 for B = A_S diag(root).
 
-    G = A_S'A_S is overwritten. Returns v and the damping used. By Cholesky and
-    iterative refinement against A_S, which makes up for the squared condition number.
+    G = A_S'A_S is overwritten, and let go. Returns v and the damping used. By Cholesky
+    and iterative refinement against A_S, which makes up for the squared condition
+    number.
     With mu = 0 and dependent columns the damped factor and its refinement give nearly
     the minimiser with the smallest sum of ||b_j||^2 v_j^2.
     """
@@ -266,6 +268,7 @@ def ridge_solve(
     G *= root
     G *= root[:, None]
     L, damping = damped_cholesky(G, mu)
+    del G
     v = cholesky_solve(L, rhs)
     scale, last = float(xp.linalg.vector_norm(rhs)), float("inf")
     for _ in range(REFINEMENTS):

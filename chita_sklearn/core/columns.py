@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .arrays import Array, indices, mask_of, scatter, take_columns
+from .arrays import (
+    Array,
+    add_outer,
+    indices,
+    mask_of,
+    mirror,
+    scatter,
+    take_columns,
+)
 
 if TYPE_CHECKING:
     from .problem import LeastSquares
@@ -29,8 +36,12 @@ class Columns:
 
     def gram(self) -> Array:
         """A_S' A_S."""
-        xp = self.problem.xp
-        return self._sum(lambda block, _: xp.matrix_transpose(block) @ block)
+        problem, size = self.problem, self.S.shape[0]
+        xp = problem.xp
+        G = xp.zeros((size, size), dtype=xp.float64, device=problem.device)
+        for rows in self._rows:
+            add_outer(G, xp.matrix_transpose(self._read(rows)))
+        return mirror(G)
 
     def dot(self, v: Array) -> Array:
         """A_S v."""
@@ -48,18 +59,16 @@ class Columns:
     def cross(self, cols: slice) -> Array:
         """A[:, cols]' A_S."""
         rmatvec = self.problem.rmatvec
-        return self._sum(lambda block, rows: rmatvec(block, cols=cols, rows=rows))
+        total: Array = 0.0
+        for rows in self._rows:
+            # One block at a time in memory.
+            total += rmatvec(self._read(rows), cols=cols, rows=rows)
+        return total
 
     def _read(self, rows: slice) -> Array:
         if self._held is not None:
             return self._held
         return self.problem.columns(self.S, rows=rows)
-
-    def _sum(self, product: Callable[[Array, slice], Array]) -> Array:
-        total: Array = 0.0
-        for rows in self._rows:
-            total += product(self._read(rows), rows)  # one block at a time in memory
-        return total
 
 
 class Rows:

@@ -15,7 +15,7 @@ from typing import Any
 
 import scipy.sparse
 
-from .arrays import Array, triangular
+from .arrays import Array, add_outer, mirror, triangular
 from .columns import Columns
 from .products import Dense, Sparse
 from .quadratic import Quadratic
@@ -278,12 +278,7 @@ class LeastSquares(Quadratic):
             root = None if scale is None else xp.sqrt(scale[here])
             if root is not None:
                 block *= xp.astype(root, block.dtype, copy=False)
-            part = block @ xp.matrix_transpose(block)  # symmetric: at half the cost
-            if sign > 0:
-                G += part
-            else:
-                G -= part
-            del part
+            add_outer(G, block, sign)
             if moment is not None:
                 prior = xp.take(self.prior, S[here])
                 prior = prior if root is None else root * prior
@@ -291,6 +286,7 @@ class LeastSquares(Quadratic):
                     block @ xp.astype(prior, block.dtype, copy=False), xp.float64
                 )
             del block
+        G = mirror(G)
         return xp.astype(G, xp.float32 if rough else xp.float64, copy=False), moment
 
     def restrict(self, S: Array) -> LeastSquares:  # noqa: D102

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from chita_sklearn.core import arrays as seam
 from chita_sklearn.core.arrays import (
     NotPositiveDefiniteError,
+    add_outer,
+    array_namespace,
     cholesky,
     cholesky_solve,
     damped_cholesky,
     indices,
     kth_largest,
+    mirror,
     scatter,
     take_columns,
     to_host,
@@ -169,3 +172,18 @@ def test_units_do_not_make_a_matrix_singular(backend):
     M = np.diag([1e-18, 1.0, 1e18])
     L = backend.back(cholesky(backend.to(M))).astype(float)
     assert np.allclose(np.diag(L) ** 2 / np.diag(M), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4, 9), (300, 20), (600, 7)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_outer_products_are_added_up_in_place(backend, shape, order):
+    rng = np.random.default_rng(0)
+    B = [rng.standard_normal(shape).astype(backend.dtype) for _ in range(3)]
+    G = backend.to(np.zeros((shape[0],) * 2))
+    for part, sign in zip(B, (1.0, 1.0, -1.0), strict=True):
+        part = backend.to(part.T if order == "F" else part)
+        part = array_namespace(part).matrix_transpose(part) if order == "F" else part
+        add_outer(G, part, sign)
+    expected = B[0] @ B[0].T + B[1] @ B[1].T - B[2] @ B[2].T
+    rounding = 100 * np.finfo(backend.dtype).eps
+    assert np.allclose(backend.back(mirror(G)), expected, atol=rounding)
