@@ -78,7 +78,7 @@ class Tableau:
     def _independent(self) -> bool:
         """Whether no column of the support nearly depends on the others."""
         h = self._H_SS.diagonal()
-        return bool(np.all(h > 0) and np.max(h * self.P.diagonal()) <= INFLATED)
+        return bool(h.min() > 0 and (h * self.P.diagonal()).max() <= INFLATED)
 
     def sound(self) -> bool:
         """Whether rounding has left T what it is from scratch: P H_SO.
@@ -111,8 +111,8 @@ class Tableau:
         t[i] = -1.0
         step = (self.q[j] + T_ij * w_i / p) / left
         r[:] = (h - h_S @ T + (h_S @ x) * T_i) / left
-        self.T = _minus(T, X, R)
-        self.P = _minus(P, X, X * [[p], [-1 / left]])
+        self.T = minus(T, X, R)
+        self.P = minus(P, X, X * [[p], [-1 / left]])
         self.T[i], self.P[i], self.P[:, i] = r, t / -left, t / -left  # to all digits
         self.q += np.array([w_i / p, -step * left]) @ R
         self.d += np.array([1 / p, -left]) @ R**2
@@ -138,34 +138,44 @@ class Tableau:
         W, S, p = self._W, self.S, self.P.diagonal()
         q, own = self.q.copy(), _own(self.d, W.h, np)
         q[S], own[S] = np.inf, -HUGE  # what is in S gains -inf
+        alone = np.where(W.locked[S], np.inf, self.w**2 / p)
         allowed = W.exchangeable(S)
         # Of each i the best j and twice its gain; then the same of what is not closed.
-        js = np.empty((2, len(S)), dtype=np.intp)
+        js = np.zeros((2, len(S)), dtype=np.intp)
         gains = np.full((2, len(S)), -np.inf)
-        step = max(BLOCK // len(q), 1)
-        for start in range(0, len(S), step):
-            rows = slice(start, start + step)
+        among = 0
+        if closed is not None:
+            among, alone_open = 1, np.where(closed[S], np.inf, alone)
+        for rows in _blocks(alone, len(q)):
+            least = gains[among].max()
+            if least > -np.inf and alone[rows[0]] > _reach(q, own, W.h, least):
+                break
             both = _explained(self.T[rows], p[rows], self.w[rows], q, own)
             if allowed is not None:
                 both[~allowed[rows]] = -np.inf
             each = np.arange(len(both))
-            js[0, rows] = np.argmax(both, axis=1)
-            gains[0, rows] = both[each, js[0, rows]]
+            js[0, rows] = j = np.argmax(both, axis=1)
+            gains[0, rows] = both[each, j] - alone[rows]
             if closed is not None:
                 both[:, closed] = -np.inf
-                js[1, rows] = np.argmax(both, axis=1)
-                gains[1, rows] = both[each, js[1, rows]]
-        gains -= self.w**2 / p
-        gains[:, W.locked[S]] = -np.inf
-        among = 0
-        if closed is not None and not np.max(gains[0]) > 2 * unless:
-            among = 1
-            gains[1, closed[S]] = -np.inf
+                js[1, rows] = j = np.argmax(both, axis=1)
+                gains[1, rows] = both[each, j] - alone_open[rows]
+        if among and gains[0].max() > 2 * unless:
+            among = 0
         i = int(np.argmax(gains[among]))
         return 0.5 * float(gains[among, i]), i, int(js[among, i])
 
 
-def _minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
+def _blocks(alone: np.ndarray, m: int) -> list:
+    """Rows to score at a time; those that lose least first, where they are many."""
+    step = max(BLOCK // m, 1)
+    if len(alone) <= step:
+        return [slice(None)]
+    order = np.argsort(alone)
+    return [order[i : i + step] for i in range(0, len(order), step)]
+
+
+def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
     """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
     return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
 
@@ -215,6 +225,19 @@ def _explained(T: Array, p: Array, w: Array, q: Array, own: Array) -> Array:
     left += own
     both /= left
     return both
+
+
+def _reach(q: np.ndarray, own: np.ndarray, h: np.ndarray, least: float) -> float:
+    """w_i^2 / P_ii above which no j gains more than `least` / 2 in the place of i.
+
+    Whatever T_ij is, d_j + T_ij^2 / P_ii is at most h_j, for it is what column j has of
+    its own beside the rest of S.
+    """
+    alone = q**2 / own
+    able = alone > least
+    alone, ratio = alone[able], np.maximum(h[able] / own[able], 1.0)
+    reach = np.sqrt(alone * (ratio - 1.0)) + np.sqrt(ratio * (alone - least))
+    return float(np.max(reach, initial=0.0)) ** 2 * (1 + DRIFT)
 
 
 def factor(M: np.ndarray) -> np.ndarray:

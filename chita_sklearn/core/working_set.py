@@ -12,7 +12,7 @@ from scipy.linalg.blas import dtrsm, dtrsv
 from .arrays import Array, array_namespace, device, to_host
 from .patterns import Cardinality, Pattern
 from .problem import LeastSquares
-from .tableau import DEPENDENT, TINY, Tableau, factor, inverse
+from .tableau import DEPENDENT, TINY, Tableau, factor, inverse, minus
 
 # Shares of k by which forward selection goes too far, before the excess is dropped.
 EXCESS = (0.25, 1.0)
@@ -52,11 +52,12 @@ class WorkingSet:
         self._mu, self._n_rows = problem.mu, problem.n_rows
         m = len(members)
         self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
-        self._rows = np.empty((0, m))
+        self._rows, self._known = np.empty((0, m)), 0
         large = m > COPIED * problem.p and m <= problem.n_rows
         if m <= MOSTLY * pattern.size or large:
-            self._rows = to_host(problem.inner_gram(where))
-            self._rows = np.array(self._rows)  # the library's memory may be read-only
+            H = to_host(problem.inner_gram(where))
+            # The library's memory may be read-only.
+            self._rows = np.require(H, requirements=["C", "W"])
             self._rows[np.diag_indices(m)] += self._mu
             self._place = np.arange(m)
         else:
@@ -79,7 +80,8 @@ class WorkingSet:
 
     def row(self, j: int) -> np.ndarray:
         """Row j of H, not a copy."""
-        self._learn(np.asarray([j]))
+        if self._place[j] < 0:
+            self._learn(np.asarray([j]))
         return self._rows[self._place[j]]
 
     def _learn(self, S: np.ndarray) -> None:
@@ -88,14 +90,15 @@ class WorkingSet:
             xp = array_namespace(self._At)
             index = xp.asarray(new, device=device(self._At))
             a = xp.matrix_transpose(xp.take(self._At, index, axis=0))
-            rows = np.array(to_host(self._At @ a).T)
+            first, self._known = self._known, self._known + len(new)
+            if self._known > len(self._rows):
+                room = np.empty((min(first + self._known, len(self.g)), len(self.g)))
+                room[:first] = self._rows[:first]
+                self._rows = room
+            rows = self._rows[first : self._known]
+            rows[:] = to_host(self._At @ a).T
             rows[np.arange(len(new)), new] += self._mu
-            known = int(np.max(self._place)) + 1
-            if known + len(new) > len(self._rows):
-                more = np.empty((known + len(new), self._rows.shape[1]))
-                self._rows = np.concatenate([self._rows[:known], more])
-            self._rows[known : known + len(new)] = rows
-            self._place[new] = np.arange(known, known + len(new))
+            self._place[new] = np.arange(first, self._known)
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""
@@ -145,15 +148,16 @@ class WorkingSet:
     def backward(self, S: np.ndarray, size: int) -> np.ndarray:
         """Drop the coordinate that costs least, refitted, until S has `size`."""
         P, w, _ = self.at(S)
-        S = S.copy()
-        while len(S) > size:
-            i = int(np.argmin(w**2 / P.diagonal()))
-            keep = np.arange(len(S)) != i
-            step = P[keep, i] / P[i, i]
-            w = w[keep] - step * w[i]
-            P = P[np.ix_(keep, keep)] - np.outer(step, P[i, keep])
-            S = S[keep]
-        return S
+        kept = np.ones(len(S), dtype=bool)
+        for _ in range(len(S) - size):
+            cost = np.where(kept, w**2, np.inf) / P.diagonal()
+            i = int(np.argmin(cost))
+            kept[i] = False
+            x = P[i] / P[i, i]
+            w = w - w[i] * x
+            P = minus(P, x[None], P[i : i + 1].copy())
+            P[i, i] = 1.0  # not the rounding of 0
+        return S[kept]
 
     def best_start(self) -> np.ndarray:
         """Select forward beyond the size, drop the excess, swap; from the best excess.

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality
-from chita_sklearn.core.tableau import DRIFT, Tableau
+from chita_sklearn.core import tableau as module
+from chita_sklearn.core.tableau import DRIFT, Tableau, _explained
 from chita_sklearn.core.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
@@ -171,8 +172,6 @@ def test_no_swap_betters_what_many_swaps_have_improved(oracle, kind, seed):
 
 
 def test_a_thousand_gains_at_a_time_or_all_at_once_are_the_same(oracle, monkeypatch):
-    from chita_sklearn.core import tableau as module
-
     rng = np.random.default_rng(1)
     case = oracle.Case(rng.standard_normal((50, 200)), rng.standard_normal(50))
     tableau = Tableau(on_all(case, Cardinality(30)), np.arange(30))
@@ -180,3 +179,39 @@ def test_a_thousand_gains_at_a_time_or_all_at_once_are_the_same(oracle, monkeypa
     whole = tableau.best(), tableau.best(closed)
     monkeypatch.setattr(module, "BLOCK", 1000)
     assert (tableau.best(), tableau.best(closed)) == whole
+
+
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_rows_left_out_could_not_gain(oracle, seed):
+    # Blocks of one row, so that all that can be left out is.
+    rng = np.random.default_rng(seed)
+    X = columns(rng, ["plain", "near-collinear", "duplicates"][seed % 3], 40, 30)
+    case = oracle.Case(X, X @ (rng.standard_normal(30) * (rng.random(30) < 0.4)), 1e-6)
+    tableau = Tableau(on_all(case, Cardinality(12)), np.arange(12))
+    closed = rng.random(30) < 0.3
+    for _ in range(8):
+        gains = [tableau.best()[0], tableau.best(closed)[0]]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "BLOCK", 1)
+            assert [tableau.best()[0], tableau.best(closed)[0]] == gains
+        _, i, j = tableau.best()
+        tableau.swap(i, j)
+
+
+def test_rows_that_could_not_gain_are_left_out(oracle, monkeypatch):
+    # Nearly orthogonal columns, of which half carry y: these stay, whatever joins.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 60))
+    y = X[:, :10] @ np.ones(10) + 0.1 * rng.standard_normal(400)
+    tableau = Tableau(on_all(oracle.Case(X, y), Cardinality(20)), np.arange(20))
+    scored = []
+
+    def explained(T, *others):
+        scored.append(len(T))
+        return _explained(T, *others)
+
+    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(module, "_explained", explained)
+    tableau.best()
+    assert sum(scored) <= 10
