@@ -65,9 +65,11 @@ class WorkingSet:
             self._At = xp.matrix_transpose(problem.columns(where))
         self.g = to_host(xp.take(correlation, where))
         self.h = to_host(xp.take(problem.column_norms(), where)) + problem.mu
+        # A constant column, centred, is rounding: it correlates with nothing.
+        self.g = np.where(self.h > 0, self.g, 0.0)
         # A random vector, of one size for every column.
         self.probe = np.random.default_rng(0).standard_normal(m)
-        self.probe /= np.sqrt(m * np.maximum(self.h, TINY))
+        self.probe *= np.where(self.h > 0, 1 / np.sqrt(m * np.maximum(self.h, TINY)), 0)
         self._free = isinstance(self.pattern, Cardinality)
         self.locked = np.zeros(len(members), dtype=bool)
         if inside is not None:

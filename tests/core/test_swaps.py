@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
 
 from chita_sklearn.core import (
     Cardinality,
@@ -185,6 +186,20 @@ def test_duplicated_columns_without_ridge_do_not_mislead(oracle, duplicates, see
     assert claimed <= plain.objective * (1 + 1e-9)
     best = case.optimum(itertools.combinations(range(5), k))
     assert claimed >= best * (1 - 1e-9)
+
+
+@given(seed=seeds)
+def test_a_constant_column_does_not_end_the_selection(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((30, 6)) * 10.0 ** rng.integers(0, 5, 6)
+    X[:, 1] = 3.7
+    y = X @ (rng.standard_normal(6) / np.abs(X).max(axis=0)) + rng.standard_normal(30)
+    found = swaps(LeastSquares(X, y, fit_intercept=True), Cardinality(5), None)
+    rest = np.delete(X, 1, axis=1)
+    best = LinearRegression().fit(rest, y)
+    assert 2 * found.objective == pytest.approx(
+        float(np.sum((y - best.predict(rest)) ** 2)), rel=1e-6
+    )
 
 
 def test_on_step_sees_better_and_better_coefficients_and_can_stop(oracle):
