@@ -2,11 +2,11 @@
 
 On the support S, with d = b - A_S w_bar_S and delta = w_S - w_bar_S,
 
-    s <= n :  (A_S'A_S + mu I) delta = A_S' d                     Cholesky, s x s
+    s <= n :  (A_S'A_S + mu I) w_S = A_S' b + mu w_bar_S          Cholesky, s x s
     s >  n :  (A_S A_S' + mu I) x = d,   delta = A_S' x           Woodbury, n x n
 
-and the residual is b - A w = d - A_S delta = mu x. The n x n Gram is kept from one call
-to the next and updated by the columns that entered or left.
+and the residual is b - A w, or d - A_S delta = mu x. The n x n Gram is kept from one
+call to the next and updated by the columns that entered or left.
 """
 
 from __future__ import annotations
@@ -190,20 +190,19 @@ class Backsolver(SupportSolver):
             self.problem.grams[:] = [*self.problem.grams[-1:], self._held]
 
     def _tall(self, S: Array, z_S: Array) -> Minimiser:
-        # In v = delta / sqrt(z) the ridge is mu/2 ||v||^2 and the columns sqrt(z) a.
+        # In v = w / sqrt(z) the ridge is mu/2 ||v - sqrt(z) w_bar||^2 and the columns
+        # sqrt(z) a. (Not in delta: where w_bar is far from any w that fits, d would be
+        # large beside b, and what is negligible beside d would not be beside b.)
         problem, A_S = self.problem, Columns(self.problem, S)
         root = problem.xp.sqrt(z_S)
-        d = problem.b
+        centre = problem.zeros(S.shape[0])
         if problem.prior is not None:
-            prior = problem.xp.take(problem.prior, S)
-            d = d - A_S.dot(z_S * prior)
+            centre = root * problem.xp.take(problem.prior, S)
         gram = A_S.gram if self._rows is None else partial(self._rows.gram, S)
-        v, self.damping = ridge_solve(A_S, gram(), root, d, problem.mu)
+        b, mu = problem.b, problem.mu
+        v, self.damping = ridge_solve(A_S, gram(), root, b, mu, centre)
         w = root * v
-        r = d - A_S.dot(w)
-        if problem.prior is not None:
-            w = w + z_S * prior
-        return Minimiser(scatter(problem.p, S, w), r, None)
+        return Minimiser(scatter(problem.p, S, w), b - A_S.dot(w), None)
 
     def _factored(self) -> tuple[Array, Array, Array]:
         """d, the solution x of (A Z A' + mu I) x = d, and the factor it came from."""
@@ -253,9 +252,9 @@ def _solved(L: Array, rhs: Array) -> Array:
 
 
 def ridge_solve(
-    A_S: Columns, G: Array, root: Array, d: Array, mu: float
+    A_S: Columns, G: Array, root: Array, b: Array, mu: float, centre: Array
 ) -> tuple[Array, float]:
-    """Minimise 1/2 ||d - B v||^2 + mu/2 ||v||^2 for B = A_S diag(root).
+    """Minimise 1/2 ||b - B v||^2 + mu/2 ||v - centre||^2 for B = A_S diag(root).
 
     G = A_S'A_S is overwritten, and let go. Returns v and the damping used. By Cholesky
     and iterative refinement against A_S, which makes up for the squared condition
@@ -263,8 +262,8 @@ def ridge_solve(
     With mu = 0 and dependent columns the damped factor and its refinement give nearly
     the minimiser with the smallest sum of ||b_j||^2 v_j^2.
     """
-    xp = array_namespace(d)
-    rhs = root * A_S.tdot(d)
+    xp = array_namespace(b)
+    rhs = root * A_S.tdot(b) + mu * centre
     G *= root
     G *= root[:, None]
     L, damping = damped_cholesky(G, mu)
@@ -272,7 +271,7 @@ def ridge_solve(
     v = cholesky_solve(L, rhs)
     scale, last = float(xp.linalg.vector_norm(rhs)), float("inf")
     for _ in range(REFINEMENTS):
-        lost = root * A_S.tdot(d - A_S.dot(root * v)) - mu * v
+        lost = root * A_S.tdot(b - A_S.dot(root * v)) - mu * (v - centre)
         error = float(xp.linalg.vector_norm(lost))
         if error <= ACCURACY * scale or error > 0.5 * last:
             break

@@ -296,3 +296,20 @@ def test_the_order_of_columns_does_not_matter(oracle):
         one = solve(case.problem(), Cardinality(6), **options)
         other = solve(case.but(X=case.X[:, order]).problem(), Cardinality(6), **options)
         assert other.objective == pytest.approx(one.objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["auto", "swap", "dual", "exact"])
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_ridge_next_to_nothing_proves_nothing_false(oracle, solver, seed):
+    # Of columns so large, mu is lost in the rounding of A'A, and w_bar is far from all
+    # that fits.
+    case, rng = oracle.case(seed), np.random.default_rng(seed)
+    p = case.X.shape[1]
+    prior = rng.standard_normal(p) * 10 ** rng.uniform(-3, 3)
+    case = case.but(X=2e7 * case.X, ridge=5e-8, prior=prior)
+    pattern = Cardinality(int(rng.integers(1, p + 1)))
+    best = case.optimum(oracle.supports(pattern, p))
+    found = solve(case.problem(), pattern, solver=solver)
+    at_zero = case.objective(np.zeros(p))
+    assert found.lower_bound <= best * (1 + 1e-9) + 1e-12 * at_zero
