@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-MIRRORED = 256  # rows of a matrix that are mirrored together, in the cache
+MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 
 
 class NotPositiveDefiniteError(ArithmeticError):
