@@ -25,7 +25,7 @@ from .solution import Solution, Status
 from .support_solver import backsolver
 from .swaps import swaps
 
-SWAPS_UP_TO = 500  # non-zeros; beyond, a swap's s^3 and the number of swaps weigh in
+SWAPS_UP_TO = 500  # non-zeros; beyond, the number of swaps and m s for each weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
 INEXACT = 1e-12  # share of n F(0) that an optimum may be off by
