@@ -198,6 +198,9 @@ class GradualPruner:
 
     Notes
     -----
+    With an integer ``random_state``, every pruning draws the same samples from batches
+    that come in the same order.
+
     To resume, load the model's and the optimizer's state, build the pruner anew and
     give it the saved `state_dict`: the masks are rebuilt from the model's zeros.
 
