@@ -253,6 +253,8 @@ def _pruning():
         lambda: run(include=[1]),
         lambda: run(nn.LayerNorm(8)),
         lambda: run(nn.Sequential(nn.LazyLinear(2))),
+        lambda: run(nn.Linear(6, 2, device="meta")),
+        lambda: run(nn.utils.parametrizations.weight_norm(nn.Linear(6, 2))),
         lambda: run(Extra(parameter(torch.ones(3).long())), include="*extra"),
         lambda: run(
             Extra(parameter(torch.ones(3).long())), include=lambda n, p: n == "extra"
