@@ -2,7 +2,8 @@
 
     python -m benchmarks.resnet20
     python -m benchmarks.resnet20 --modes one --sparsities 0.8 --threads 2
-    python -m benchmarks.resnet20 --finetune      # gradual against one-shot, trained
+    python -m benchmarks.resnet20 --finetune --sparsities 0.9 --seeds 0,1,2
+    python -m benchmarks.resnet20 --finetune --sparsities 0.9 --held 0.1
     python -m benchmarks.resnet20 --gradients     # batched gradients and the loop
     python -m benchmarks.resnet20 --study         # rows and plans, training images only
     python -m benchmarks.resnet20 --table docs/benchmarks_resnet20.md
@@ -48,17 +49,32 @@ STAGED = {
     "samples_per_gradient": 8,
     "schedule": lambda t, stages: (1 - 0.5 ** (t + 1)) / (1 - 0.5**stages),
 }
+LONGER = {
+    "stages": 12,
+    "extra_stages": 8,
+    "n_gradients": 450,
+    "samples_per_gradient": 8,
+    "schedule": lambda t, stages: (1 - 0.7 ** (t + 1)) / (1 - 0.7**stages),
+}
 MODES = {
     "magnitude": {},
     "one stage": {**ONE, "recalibrate_batchnorm": False},
     "10 stages": {**STAGED, "recalibrate_batchnorm": False},
     "10 stages + bn": {**STAGED, "recalibrate_batchnorm": "auto"},
+    "20 stages": {**LONGER, "recalibrate_batchnorm": False},
+    "20 stages + bn": {**LONGER, "recalibrate_batchnorm": "auto"},
+    "20 stages mirrored": {**LONGER, "recalibrate_batchnorm": False},
     "10 stages of 900 x 4": {
         **STAGED,
         "n_gradients": 900,
         "samples_per_gradient": 4,
         "recalibrate_batchnorm": False,
     },
+}
+FINETUNE = {  # learning rates
+    "finetune, one-shot": 0.03,
+    "finetune, one-shot, rate 0.1": 0.1,
+    "finetune, gradual": 0.03,
 }
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
@@ -148,6 +164,14 @@ def batches_of(data: tuple[Tensor, Tensor], size: int = 80) -> list[tuple]:
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
 
 
+def mirrored(data: tuple[Tensor, Tensor], size: int = 40) -> list[tuple]:
+    """Cut into batches of ``size`` images and as many mirror images of the same."""
+    return [
+        (torch.cat([images, images.flip(3)]), labels.repeat(2))
+        for images, labels in batches_of(data, size)
+    ]
+
+
 def prune_by_magnitude(model: nn.Module, sparsity: float) -> None:
     """Keep the largest weights of all layers together."""
     layout = Layout.of(model)
@@ -165,9 +189,10 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
     if mode == "magnitude":
         prune_by_magnitude(model, sparsity)
     else:
+        batches = mirrored(train) if "mirrored" in mode else batches_of(train)
         report = prune(
             model,
-            batches_of(train),
+            batches,
             loss_fn,
             sparsity=sparsity,
             random_state=seed,
@@ -193,50 +218,68 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
         yield {**result, "mode": mode, "test_accuracy": accuracy(model, test)}
 
 
-def finetune(folder: Path, mode: str, sparsity: float, seed: int, epochs: int) -> dict:
-    """Train on the 4,000 images: pruned once before, or gradually meanwhile."""
+def finetune(
+    folder: Path,
+    mode: str,
+    sparsity: float,
+    seed: int,
+    epochs: int,
+    held: float | None,
+) -> dict:
+    """Train on the 4,000 images: pruned once before, or gradually meanwhile.
+
+    With ``held``, a learning rate, on 3,500 of them, and look at the other 500 instead
+    of the test images: rate and prunings were chosen so.
+    """
     model, train, test = load(folder)
+    if held is not None:
+        images, labels = train
+        train, test = (images[:3500], labels[:3500]), (images[3500:], labels[3500:])
     torch.manual_seed(seed)
     start = time.perf_counter()
+    rate = FINETUNE[mode] if held is None else held
+    batches, steps = batches_of(train, 100), epochs * len(train[1]) // 100
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+        model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4
     )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    options = {
-        "n_gradients": 450,
-        "samples_per_gradient": 8,
-        "stages": 1,
-        "progress": False,
-        "random_state": seed,
-    }
-    batches = batches_of(train)
-    if mode == "finetune, one-shot":
-        prune(model, batches, loss_fn, sparsity=sparsity, **options)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    options = {"samples_per_gradient": 8, "progress": False, "random_state": seed}
+    if "one-shot" in mode:
+        prune(model, batches, loss_fn, sparsity=sparsity, n_gradients=450, **options)
         holder = keep_pruned(model, optimizer)
     else:
-        at = range(epochs - 2)
+        every = 7 * len(train[1]) // 4000  # eleven times in less than two epochs
         holder = GradualPruner(
-            model, optimizer, batches, loss_fn, at=at, sparsity=sparsity, **options
+            model,
+            optimizer,
+            batches,
+            loss_fn,
+            at=range(0, 10 * every + 1, every),
+            sparsity=sparsity,
+            n_gradients=200,
+            first_order=False,
+            recalibrate_batchnorm=True,
+            **options,
         )
     with holder:
         for _ in range(epochs):
             model.train()
-            order = torch.randperm(len(train[1]))
-            for part in order.split(100):
+            for part in torch.randperm(len(train[1])).split(100):
                 optimizer.zero_grad()
                 loss_fn(model, (train[0][part], train[1][part])).backward()
                 optimizer.step()
-            scheduler.step()
-            if isinstance(holder, GradualPruner):
-                holder.step()
+                scheduler.step()
+                if isinstance(holder, GradualPruner):
+                    holder.step()
     return {
         "mode": mode,
         "sparsity": sparsity,
         "seed": seed,
         "epochs": epochs,
+        "rate": rate,
         "n_nonzero": int((Layout.of(model).gather() != 0).sum()),
         "seconds": time.perf_counter() - start,
-        "test_accuracy": accuracy(model, test),
+        "test_accuracy" if held is None else "held_accuracy": accuracy(model, test),
     }
 
 
@@ -310,7 +353,10 @@ def table(results: list[dict]) -> str:
                 for r in results
                 if r["mode"] == mode and r["sparsity"] == s
             ]
-            cells.append(f"{np.mean(found):.1f}" if found else "")
+            cell = f"{np.mean(found):.1f}" if found else ""
+            if len(found) > 1:
+                cell += f" ± {np.std(found, ddof=1):.1f}"
+            cells.append(cell)
         lines.append(f"| **ours, {mode}** | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -327,6 +373,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="repeat recorded runs")
     parser.add_argument("--table", type=Path, help="write the table, run nothing")
     parser.add_argument("--finetune", action="store_true", help="train while pruned")
+    parser.add_argument(
+        "--held",
+        type=float,
+        metavar="RATE",
+        help="train on 3,500 images, look at the other 500, put nothing on file",
+    )
     parser.add_argument("--gradients", action="store_true", help="compare methods")
     parser.add_argument("--study", action="store_true", help="compare rows and plans")
     options = parser.parse_args(argv)
@@ -345,21 +397,27 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     modes = options.modes.split(",")
     if options.finetune:
-        modes = ["finetune, one-shot", "finetune, gradual"]
+        modes = list(FINETUNE)
+        if options.held is not None:
+            modes.remove("finetune, one-shot, rate 0.1")  # the rate is given
     for sparsity in map(float, options.sparsities.split(",")):
         for mode in modes:
             for seed in map(int, options.seeds.split(",")):
                 key = {"mode": mode, "sparsity": sparsity, "seed": seed}
-                if recorded("resnet20", key) and not options.again:
+                trial = options.held is not None
+                if recorded("resnet20", key) and not (options.again or trial):
                     continue
                 if options.finetune:
                     runs: Iterable[dict] = [
-                        finetune(folder, mode, sparsity, seed, options.epochs)
+                        finetune(
+                            folder, mode, sparsity, seed, options.epochs, options.held
+                        )
                     ]
                 else:
                     runs = run(folder, mode, sparsity, seed)
                 for result in runs:
-                    record("resnet20", key | {"mode": result["mode"]}, result)
+                    if not trial:
+                        record("resnet20", key | {"mode": result["mode"]}, result)
                     print(json.dumps(result), flush=True)
     print(table(recorded("resnet20")))
     return 0
