@@ -62,8 +62,6 @@ MODES = {
     "10 stages": {**STAGED, "recalibrate_batchnorm": False},
     "10 stages + bn": {**STAGED, "recalibrate_batchnorm": "auto"},
     "20 stages": {**LONGER, "recalibrate_batchnorm": False},
-    "20 stages + bn": {**LONGER, "recalibrate_batchnorm": "auto"},
-    "20 stages mirrored": {**LONGER, "recalibrate_batchnorm": False},
     "10 stages of 900 x 4": {
         **STAGED,
         "n_gradients": 900,
@@ -164,14 +162,6 @@ def batches_of(data: tuple[Tensor, Tensor], size: int = 80) -> list[tuple]:
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
 
 
-def mirrored(data: tuple[Tensor, Tensor], size: int = 40) -> list[tuple]:
-    """Cut into batches of ``size`` images and as many mirror images of the same."""
-    return [
-        (torch.cat([images, images.flip(3)]), labels.repeat(2))
-        for images, labels in batches_of(data, size)
-    ]
-
-
 def prune_by_magnitude(model: nn.Module, sparsity: float) -> None:
     """Keep the largest weights of all layers together."""
     layout = Layout.of(model)
@@ -189,10 +179,9 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
     if mode == "magnitude":
         prune_by_magnitude(model, sparsity)
     else:
-        batches = mirrored(train) if "mirrored" in mode else batches_of(train)
         report = prune(
             model,
-            batches,
+            batches_of(train),
             loss_fn,
             sparsity=sparsity,
             random_state=seed,
@@ -365,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is asked for, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data")
-    parser.add_argument("--modes", default=",".join(list(MODES)[:4]))
+    parser.add_argument("--modes", default=",".join(list(MODES)[:5]))
     parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int, default=6)
