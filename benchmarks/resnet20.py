@@ -42,20 +42,20 @@ from .pruning_data import data_folder, record, recorded
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 ONE = {"n_gradients": 1800, "samples_per_gradient": 2}
-STAGED = {
-    "stages": 6,
-    "extra_stages": 4,
-    "n_gradients": 450,
-    "samples_per_gradient": 8,
-    "schedule": lambda t, stages: (1 - 0.5 ** (t + 1)) / (1 - 0.5**stages),
-}
-LONGER = {
-    "stages": 12,
-    "extra_stages": 8,
-    "n_gradients": 450,
-    "samples_per_gradient": 8,
-    "schedule": lambda t, stages: (1 - 0.7 ** (t + 1)) / (1 - 0.7**stages),
-}
+
+
+def in_stages(stages: int, extra: int, left: float) -> dict:
+    """Return settings whose way to go is ``left`` times as long after each stage."""
+    return {
+        "stages": stages,
+        "extra_stages": extra,
+        "n_gradients": 450,
+        "samples_per_gradient": 8,
+        "schedule": lambda t, stages: (1 - left ** (t + 1)) / (1 - left**stages),
+    }
+
+
+STAGED, LONGER = in_stages(6, 4, 0.5), in_stages(12, 8, 0.7)
 MODES = {
     "magnitude": {},
     "one stage": {**ONE, "recalibrate_batchnorm": False},
