@@ -24,6 +24,7 @@ from .arrays import (
     indices,
     numbers,
     scatter,
+    top_k_mask,
 )
 from .columns import Columns, Rows
 from .descent import coordinate_descent
@@ -35,6 +36,7 @@ from .support_solver import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
 FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
 TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
+ROOM = 2  # coordinates of a mixture, at least, for each of a support
 TALL = 16  # rows a column of A from which rows of A'A are kept: 1/16 of X at most
 ACCURACY = 1e-12  # elsewhere, of the linear system: residual over right-hand side
 
@@ -83,8 +85,11 @@ class Backsolver(SupportSolver):
         self.problem = problem
         self.damping = 0.0
         self._rough = rough
+        # What is held beside a large X stays small beside it, or beside the supports'.
+        self._side = max(problem.side, ROOM * (size or 0))
         # Without a ridge the n x n matrix of few columns is singular.
-        self._keeps = size is not None and 4 * size >= problem.n_rows and problem.mu > 0
+        self._keeps = size is not None and problem.mu > 0
+        self._keeps &= problem.n_rows <= min(4 * (size or 0), self._side)
         # With its diagonal scaled to 1, the smallest eigenvalue of A Z A' + mu I is at
         # least mu / (||A||_F^2 + mu); n^2 eps is enough for a Cholesky factor.
         self._sure = False
@@ -154,6 +159,9 @@ class Backsolver(SupportSolver):
             self._held = _Held(
                 self._z, G, centre, self._rough, whole=False, size=mine.size
             )
+        elif self._side < self.problem.n_rows:
+            largest = top_k_mask(self._z, self._side)
+            self._z = self.problem.xp.where(largest, self._z, 0.0 * self._z)
         return self
 
     def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102

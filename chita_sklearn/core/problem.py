@@ -11,6 +11,7 @@ sparse. Of a tall X, the products are those of a triangular factor instead (`red
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import scipy.sparse
@@ -23,6 +24,7 @@ from .quadratic import Quadratic
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
 GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
+SIDE_LEAST = 1200  # of a Gram matrix: 12 MB are of no account
 # A tall X takes at least TALL times the memory of its triangular factor, six of which
 # are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
 # every COLUMNS_A_PASS columns.
@@ -186,6 +188,11 @@ class LeastSquares(Quadratic):
         share = int(GRAM_SHARE * self._data.nbytes)
         own = 8 if self._data.exact else 12  # the block, and what is cast to it
         return max(min(GRAM_BLOCK, share), GRAM_LEAST) // own
+
+    @property
+    def side(self) -> int:
+        """Side of a Gram matrix that is little beside X: there may be several."""
+        return max(math.isqrt(int(GRAM_SHARE * self._data.nbytes / 8)), SIDE_LEAST)
 
     def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
         """D[rows] r, for a vector or a matrix of rows."""

@@ -255,3 +255,10 @@ def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
     # A Gram matrix takes 8 % of X in float64: no room for four.
     shape, ridge = (1000, 25_000), 10.0
     assert above(solver, np.float32, shape, 2000, ridge, prior=True) < 0.25
+
+
+@pytest.mark.parametrize("solver", ["auto", "dual", "iht"])
+def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver, monkeypatch):
+    # (What is of no account beside a large X counts beside this one.)
+    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    assert above(solver, np.float64, (3000, 3000), 300, ridge=1.0) < 0.25

@@ -262,6 +262,34 @@ def test_the_minimum_on_a_support_needs_no_coefficients(oracle):
             assert told == pytest.approx(case.objective(case.refit(mask)), rel=rel)
 
 
+@pytest.mark.parametrize("solver", ["swap", "dual"])
+@settings(max_examples=25)
+@given(seed=seeds, logridge=st.integers(-2, 1))
+def test_a_mixture_cut_to_its_largest_coordinates_still_proves(
+    oracle, solver, seed, logridge
+):
+    case = oracle.case(seed, n=10, p=12, ridge=10.0**logridge)
+    pattern = Cardinality(2)
+    best = optimum(oracle, case, pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+        assert case.problem().side < 3  # two supports make more
+        found = solve(case.problem(), pattern, solver=solver, tol=0.0)
+    is_below(found.lower_bound, best, rounding(case, found))
+
+
+def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 300))
+    y = X[:, :40] @ rng.standard_normal(40) + rng.standard_normal(300)
+    problem = LeastSquares(X, y, ridge=0.1)
+    whole = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
+    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    assert problem.side < 100
+    cut = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
+    assert whole.gap < cut.gap < 1.2 * whole.gap
+
+
 def test_many_rows_begin_on_few_of_them_and_prove_as_much():
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((640, 10)) @ rng.standard_normal((10, 2000))
