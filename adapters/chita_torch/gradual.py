@@ -17,6 +17,7 @@ from .prune import prune
 from .report import PruningReport
 from .targets import (
     Schedule,
+    check_count,
     check_share,
     schedule_fractions,
     sparsity_on_the_way,
@@ -186,6 +187,8 @@ class GradualPruner:
         ``scope`` by name), the same at each.
     schedule : {"cubic", "exponential", "linear"} or callable, default="cubic"
         Sparsity over the prunings, from 0.1; see `schedule_fractions`.
+    random_state : int, optional
+        Fixes the samples that each pruning draws: others at each.
     **options
         Any other argument of `prune`.
 
@@ -198,9 +201,6 @@ class GradualPruner:
 
     Notes
     -----
-    With an integer ``random_state``, every pruning draws the same samples from batches
-    that come in the same order.
-
     To resume, load the model's and the optimizer's state, build the pruner anew and
     give it the saved `state_dict`: the masks are rebuilt from the model's zeros.
 
@@ -236,6 +236,7 @@ class GradualPruner:
         at: Iterable[int],
         sparsity: float | None = None,
         schedule: Schedule = "cubic",
+        random_state: int | None = None,
         **options: Any,
     ) -> None:
         self._at = sorted(set(at))
@@ -252,6 +253,13 @@ class GradualPruner:
                 sparsity_on_the_way(final, fraction)
                 for fraction in schedule_fractions(schedule, len(self._at))
             ]
+        self._seeds: list[int | None] = [None] * len(self._at)
+        if random_state is not None:
+            generator = torch.Generator()
+            generator.manual_seed(check_count("random_state", random_state, 0))
+            self._seeds = torch.randint(
+                2**31, (len(self._at),), generator=generator
+            ).tolist()
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_fn, self._options = batches, loss_fn, options
         self._count = 0
@@ -268,11 +276,13 @@ class GradualPruner:
     def _prune_if_due(self) -> PruningReport | None:
         if self._count not in self._at:
             return None
+        turn = self._at.index(self._count)
         report = prune(
             self._model,
             self._batches,
             self._loss_fn,
-            sparsity=self._sparsities[self._at.index(self._count)],
+            sparsity=self._sparsities[turn],
+            random_state=self._seeds[turn],
             **self._options,
         )
         self.kept.remove()

@@ -233,12 +233,12 @@ def select(
     """
     default = _default_names(model)
     chosen = set(default)
-    if include is None:
-        _warn_if_computed(model)
-    else:
+    if include is not None:
         chosen = set().union(*(_matches(model, s, default) for s in _listed(include)))
-    for selector in _listed(exclude):
-        chosen -= _matches(model, selector, None)
+    excluded = set().union(*(_matches(model, s, None) for s in _listed(exclude)))
+    chosen -= excluded
+    if include is None:
+        _warn_if_computed(model, excluded)
     first = {id(tensor): name for name, tensor in model.named_parameters()}
     everything = model.named_parameters(remove_duplicate=False)
     canonical = {first[id(t)] for name, t in everything if name in chosen}
@@ -254,11 +254,13 @@ def select(
     return names
 
 
-def _warn_if_computed(model: nn.Module) -> None:
+def _warn_if_computed(model: nn.Module, excluded: set[str]) -> None:
     computed = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, _WEIGHTED) and "weight" not in module._parameters
+        if isinstance(module, _WEIGHTED)
+        and "weight" not in module._parameters
+        and not {_join(name, own) for own, _ in module.named_parameters()} <= excluded
     ]
     if computed:
         msg = (

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
@@ -26,7 +26,13 @@ from .state import (
     restore_statistics,
     save_statistics,
 )
-from .targets import Schedule, check_share, make_targets, schedule_fractions
+from .targets import (
+    Schedule,
+    check_count,
+    check_share,
+    make_targets,
+    schedule_fractions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -195,12 +201,12 @@ def prune(
     >>> report.n_kept, sum(int((m.weight != 0).sum()) for m in (net[0], net[2]))
     (88, 88)
     """
-    stages = _check_count("stages", stages, 1)
-    extra_stages = _check_count("extra_stages", extra_stages, 0)
-    n_gradients = _check_count("n_gradients", n_gradients, 1)
-    samples_per_gradient = _check_count("samples_per_gradient", samples_per_gradient, 1)
+    stages = check_count("stages", stages, 1)
+    extra_stages = check_count("extra_stages", extra_stages, 0)
+    n_gradients = check_count("n_gradients", n_gradients, 1)
+    samples_per_gradient = check_count("samples_per_gradient", samples_per_gradient, 1)
     if block_size is not None:
-        block_size = _check_count("block_size", block_size, 1)
+        block_size = check_count("block_size", block_size, 1)
     calibration = check_share("calibration", calibration)
     _check_flag("first_order", first_order)
     _check_flag("recalibrate_batchnorm", recalibrate_batchnorm)
@@ -231,7 +237,7 @@ def prune(
     if random_state is None:
         generator.seed()
     else:
-        generator.manual_seed(_check_count("random_state", random_state, 0))
+        generator.manual_seed(check_count("random_state", random_state, 0))
     norms = recalibrate_batchnorm if has_batchnorm(model) else False
     with all_or_nothing(model, layout):
         data = Batches(
@@ -341,13 +347,6 @@ def _notes(n_gradients: int, n_rows: int, samples: int) -> tuple[str, ...]:
         f"n_gradients={n_gradients} was asked for, but the batches hold {n_rows} "
         f"micro-batches of {samples} samples; no sample is used twice in a stage.",
     )
-
-
-def _check_count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        msg = f"{name}={value!r} must be an integer >= {least}."
-        raise ValueError(msg)
-    return int(value)
 
 
 def _check_flag(name: str, value: Any) -> None:

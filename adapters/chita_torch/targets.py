@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -170,6 +171,14 @@ def check_share(name: str, value: Any, *, zero: bool = True) -> float:
         msg = f"{name}={value!r} must be a number in {low}, 1)."
         raise ValueError(msg)
     return float(value)
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """Return ``value`` if it is an integer, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        msg = f"{name}={value!r} must be an integer >= {least}."
+        raise ValueError(msg)
+    return int(value)
 
 
 def make_targets(

@@ -159,6 +159,28 @@ def test_gradual_pruning_to_a_pattern(mlp):
     assert bool((groups == 2).all())
 
 
+def test_every_pruning_draws_its_own_samples_fixed_by_one_seed(mlp, monkeypatch):
+    model, batches, loss_fn = mlp
+    seeds = []
+
+    def recording(*args, random_state, **options):
+        seeds.append(random_state)
+        return prune(*args, random_state=random_state, **options)
+
+    monkeypatch.setattr("chita_torch.gradual.prune", recording)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    for random_state in (3, 3, None):
+        options = {**QUICK, "random_state": random_state}
+        pruner = GradualPruner(
+            model, optimizer, batches, loss_fn, at=[0, 1], sparsity=0.5, **options
+        )
+        pruner.step()
+        pruner.remove()
+    assert seeds[:2] == seeds[2:4]
+    assert seeds[0] != seeds[1]
+    assert seeds[4:] == [None, None]
+
+
 def test_gradual_pruning_resumes(mlp):
     model, batches, loss_fn = mlp
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
@@ -187,3 +209,7 @@ def test_bad_arguments(mlp):
         GradualPruner(model, optimizer, batches, loss_fn, at=[], sparsity=0.5)
     with pytest.raises(ValueError, match="sparsity=2"):
         GradualPruner(model, optimizer, batches, loss_fn, at=[1], sparsity=2)
+    with pytest.raises(ValueError, match="random_state=-1 must be an integer >= 0"):
+        GradualPruner(
+            model, optimizer, batches, loss_fn, at=[1], sparsity=0.5, random_state=-1
+        )

@@ -1,5 +1,7 @@
 """Which parameters are chosen, and their place in the flat vector."""
 
+import warnings
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -118,6 +120,9 @@ def test_a_computed_weight_is_left_out_with_a_warning():
     nn.utils.parametrizations.weight_norm(model[0])
     with pytest.warns(UserWarning, match=r"\['0'\] are computed"):
         assert select(model) == ["1.weight"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert select(model, exclude="0") == ["1.weight"]
 
 
 def test_gather_and_scatter_are_inverse(case):
