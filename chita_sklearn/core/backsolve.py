@@ -60,9 +60,10 @@ class Backsolver(SupportSolver):
     problem : LeastSquares
         The quadratic.
     size : int or None, default=None
-        How large the supports will be. From 4 size >= n on, every support is solved
-        through n x n, whose Gram is then kept and updated (a mixture of a few has more
-        columns than each); None decides anew each time, by s > n.
+        How large the supports will be. From 4 size >= n on, where n x n is little
+        beside X, every support is solved through n x n, whose Gram is then kept and
+        updated (a mixture of a few has more columns than each); None decides anew each
+        time, by s > n.
     rough : bool, default=False
         Form the n x n Gram in float32, at half the time. `solve` makes up for it by
         iterative refinement unless told not to; for mu well above the rounding of the
@@ -86,10 +87,14 @@ class Backsolver(SupportSolver):
         self.damping = 0.0
         self._rough = rough
         # What is held beside a large X stays small beside it, or beside the supports'.
-        self._side = max(problem.side, ROOM * (size or 0))
+        least = ROOM * (size or 0)
+        self._side = max(problem.side(), least)
         # Without a ridge the n x n matrix of few columns is singular.
-        self._keeps = size is not None and problem.mu > 0
-        self._keeps &= problem.n_rows <= min(4 * (size or 0), self._side)
+        self._keeps = (
+            problem.mu > 0
+            and problem.n_rows <= 4 * (size or 0)
+            and problem.n_rows <= max(problem.side(rough), least)
+        )
         # With its diagonal scaled to 1, the smallest eigenvalue of A Z A' + mu I is at
         # least mu / (||A||_F^2 + mu); n^2 eps is enough for a Cholesky factor.
         self._sure = False
@@ -161,7 +166,8 @@ class Backsolver(SupportSolver):
             )
         elif self._side < self.problem.n_rows:
             largest = top_k_mask(self._z, self._side)
-            self._z = self.problem.xp.where(largest, self._z, 0.0 * self._z)
+            xp = self.problem.xp
+            self._z = xp.where(largest, self._z, xp.zeros_like(self._z))
         return self
 
     def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102

@@ -189,10 +189,10 @@ class LeastSquares(Quadratic):
         own = 8 if self._data.exact else 12  # the block, and what is cast to it
         return max(min(GRAM_BLOCK, share), GRAM_LEAST) // own
 
-    @property
-    def side(self) -> int:
+    def side(self, rough: bool = False) -> int:
         """Side of a Gram matrix that is little beside X: there may be several."""
-        return max(math.isqrt(int(GRAM_SHARE * self._data.nbytes / 8)), SIDE_LEAST)
+        own = 4 if rough and self._m is None else 8
+        return max(math.isqrt(int(GRAM_SHARE * self._data.nbytes / own)), SIDE_LEAST)
 
     def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
         """D[rows] r, for a vector or a matrix of rows."""

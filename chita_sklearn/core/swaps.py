@@ -97,7 +97,7 @@ def swaps(
     the host, a support costs O(m s^2 + s^3) to begin with and O(m s) a swap.
     """
     p, k = problem.p, pattern.size
-    room = min(p, max(min(6 * k, problem.side), k + 150))
+    room = min(p, max(min(6 * k, problem.side()), k + 150))
     if search is not None:
         room = min(p, max(room, search.room(problem, k)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu

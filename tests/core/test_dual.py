@@ -273,7 +273,7 @@ def test_a_mixture_cut_to_its_largest_coordinates_still_proves(
     best = optimum(oracle, case, pattern)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
-        assert case.problem().side < 3  # two supports make more
+        assert case.problem().side() < 3  # two supports make more
         found = solve(case.problem(), pattern, solver=solver, tol=0.0)
     is_below(found.lower_bound, best, rounding(case, found))
 
@@ -285,7 +285,7 @@ def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much(monkeypa
     problem = LeastSquares(X, y, ridge=0.1)
     whole = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
     monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
-    assert problem.side < 100
+    assert problem.side() < 100
     cut = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
     assert whole.gap < cut.gap < 1.2 * whole.gap
 
