@@ -31,12 +31,18 @@ import torch
 from torch import Tensor, nn
 
 from chita_torch import prune
-from chita_torch.batches import Batches
-from chita_torch.gradients import gradient_matrix
-from chita_torch.layout import Layout
 from chita_torch.state import mean_loss
 
-from .pruning_data import data_folder, mean_and_sd, record, recorded
+from .pruning_data import data_folder, record, recorded
+from .pruning_runs import (
+    accuracy,
+    compare_gradients,
+    count,
+    loss_fn,
+    prune_by_magnitude,
+    summary,
+    table,
+)
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 MODES = {
@@ -55,13 +61,16 @@ DEFAULT = 16
 CHOSEN = {0.95: 4, 0.98: 1}  # by --choose
 OUT_OF_SIGHT = 14  # batches, a tenth
 # Test accuracy in %, as published (ours reproduced where its code ran).
-PUBLISHED = {
+_ROWS = {
     "magnitude": (93.93, 93.78, 93.62, 92.89, 90.30, 83.64, 32.25),
     "WoodFisher": (94.02, 93.82, 93.77, 93.57, 91.69, 85.54, 38.26),
     "Combinatorial Brain Surgeon": (93.96, 93.96, 93.98, 93.90, 93.14, 88.92, 55.45),
     "CHITA, one stage": (93.98, 93.93, 93.88, 93.63, 92.69, 87.70, 46.32),
     "CHITA++, 15 stages": (96.49, 96.50, 96.47, 96.46, 96.25, 95.43, 90.18),
     "CHITA++, paper": (95.97, 95.93, 95.89, 95.80, 95.55, 94.70, 90.58),
+}
+PUBLISHED = {
+    name: dict(zip(SPARSITIES, row, strict=True)) for name, row in _ROWS.items()
 }
 
 
@@ -83,19 +92,6 @@ def load(folder: Path) -> tuple[nn.Sequential, tuple[Tensor, Tensor], tuple]:
     return nn.Sequential(*layers[:-1]), splits[0], splits[1]
 
 
-def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy."""
-    images, labels = batch
-    return nn.functional.cross_entropy(model(images), labels)
-
-
-def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """Share of right answers, in %."""
-    images, labels = data
-    with torch.no_grad():
-        return 100 * (model(images).argmax(dim=1) == labels).double().mean().item()
-
-
 def batches_of(data: tuple[Tensor, Tensor], seed: int) -> list[tuple[Tensor, Tensor]]:
     """Shuffle once and cut into batches of 432: whole micro-batches of 16, 27, 48."""
     generator = torch.Generator().manual_seed(seed)
@@ -109,11 +105,7 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
     start = time.perf_counter()
     result: dict = {"mode": mode, "sparsity": sparsity, "seed": seed}
     if mode == "magnitude":
-        layout = Layout.of(model)
-        weights = layout.gather()
-        kept = torch.zeros_like(weights, dtype=torch.bool)
-        kept[weights.abs().topk(round((1 - sparsity) * len(layout))).indices] = True
-        layout.scatter(torch.where(kept, weights, 0.0))
+        prune_by_magnitude(model, sparsity)
     else:
         settings = dict(MODES[mode])
         if mode == "one stage":
@@ -127,17 +119,8 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> dict:
             progress=False,
             **settings,
         )
-        stages = report.to_dict()["stages"]
-        result |= {
-            "calibration_loss": report.loss_after,
-            "gap": stages[-1]["gap"],
-            "ridges": [stage["chosen"]["ridge"] for stage in stages],
-            "plans": [stage["solver"] for stage in stages],
-            "first_order": stages[-1]["chosen"]["first_order"],
-            "gradient_seconds": sum(s["gradient_seconds"] for s in stages),
-            "solve_seconds": sum(s["solve_seconds"] for s in stages),
-        }
-    result["n_nonzero"] = sum(int((p != 0).sum()) for p in model.parameters())
+        result |= summary(report)
+    result["n_nonzero"] = count(model)
     result["seconds"] = time.perf_counter() - start
     result["test_accuracy"] = accuracy(model, test)
     return result
@@ -165,54 +148,6 @@ def try_out(folder: Path, samples: int, sparsity: float, seed: int) -> dict:
         "unseen_loss": mean_loss(model, loss_fn, [(images, labels)]),
         "unseen_accuracy": accuracy(model, (images, labels)),
     }
-
-
-def compare_gradients(folder: Path) -> None:
-    """Time the batched gradients and the loop on the same micro-batches."""
-    model, train, _ = load(folder)
-    layout, matrices = Layout.of(model), {}
-    for method in ("loop", "batched", "loop", "batched"):
-        generator = torch.Generator().manual_seed(0)
-        data = Batches(batches_of(train, 0), 16, 0.1, torch.device("cpu"), generator)
-        result = gradient_matrix(
-            model,
-            loss_fn,
-            data.draw(1000),
-            layout,
-            1000,
-            samples_per_gradient=16,
-            method=method,
-        )
-        matrices[method] = result
-        print(f"{method:8s} {result.seconds:7.2f} s for 1000 gradients of 16 samples")
-    loop, batched = matrices["loop"], matrices["batched"]
-    error = (loop.A - batched.A).norm() / loop.A.norm()
-    print(f"batched is {loop.seconds / batched.seconds:.1f} x as fast as the loop; ")
-    print(f"relative difference of the matrices {error:.1e}")
-
-
-def table(results: list[dict]) -> str:
-    """Return the published rows and ours as a Markdown table."""
-    sparsities = sorted({r["sparsity"] for r in results} | set(SPARSITIES))
-    lines = [
-        "| | " + " | ".join(f"{s:g}" for s in sparsities) + " |",
-        "|---" * (len(sparsities) + 1) + "|",
-    ]
-    for title, row in PUBLISHED.items():
-        values = dict(zip(SPARSITIES, row, strict=True))
-        cells = [f"{values[s]:.2f}" if s in values else "" for s in sparsities]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    for mode in MODES:
-        cells = []
-        for s in sparsities:
-            found = [
-                r["test_accuracy"]
-                for r in results
-                if r["mode"] == mode and r["sparsity"] == s
-            ]
-            cells.append(mean_and_sd(found))
-        lines.append(f"| **ours, {mode}** | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def choose(folder: Path, options: argparse.Namespace) -> None:
@@ -260,7 +195,8 @@ def tables() -> str:
     """Return what is on file as Markdown."""
     results = recorded("mlpnet")
     chosen = recorded("mlpnet", {"mode": "choose"})
-    return table(results) + ("\n\n" + choice_table(chosen) if chosen else "")
+    found = table(results, PUBLISHED, MODES, digits=2)
+    return found + ("\n\n" + choice_table(chosen) if chosen else "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -284,7 +220,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(options.threads)
     if options.gradients:
-        compare_gradients(folder)
+        model, train, _ = load(folder)
+        compare_gradients(model, batches_of(train, 0), 1000, 16)
         return 0
     if options.choose:
         choose(folder, options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 from pathlib import Path
 
 from .problems import ROOT
@@ -41,12 +40,3 @@ def record(benchmark: str, key: dict, result: dict) -> None:
     text = ",\n".join(json.dumps(r) for r in results)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{benchmark}.json").write_text(f"[\n{text}\n]\n")
-
-
-def mean_and_sd(values: list[float]) -> str:
-    """Format as mean and standard deviation."""
-    if not values:
-        return ""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"

@@ -33,12 +33,18 @@ import torch
 from torch import Tensor, nn
 
 from chita_torch import GradualPruner, keep_pruned, prune
-from chita_torch.batches import Batches
-from chita_torch.gradients import gradient_matrix
-from chita_torch.layout import Layout
 from chita_torch.state import recalibrate_batchnorm
 
 from .pruning_data import data_folder, record, recorded
+from .pruning_runs import (
+    accuracy,
+    compare_gradients,
+    count,
+    loss_fn,
+    prune_by_magnitude,
+    summary,
+    table,
+)
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 ONE = {"n_gradients": 1800, "samples_per_gradient": 2}
@@ -142,33 +148,9 @@ def load(folder: Path) -> tuple[ResNet20, tuple[Tensor, Tensor], tuple[Tensor, T
     return model.eval(), splits[0], splits[1]
 
 
-def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean cross-entropy."""
-    images, labels = batch
-    return nn.functional.cross_entropy(model(images), labels)
-
-
-def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """Share of right answers, in %, in eval mode."""
-    model.eval()
-    images, labels = data
-    with torch.no_grad():
-        answers = torch.cat([model(part).argmax(dim=1) for part in images.split(250)])
-    return 100 * (answers == labels).double().mean().item()
-
-
 def batches_of(data: tuple[Tensor, Tensor], size: int = 80) -> list[tuple]:
     """Cut into batches, in the order of the file."""
     return list(zip(data[0].split(size), data[1].split(size), strict=True))
-
-
-def prune_by_magnitude(model: nn.Module, sparsity: float) -> None:
-    """Keep the largest weights of all layers together."""
-    layout = Layout.of(model)
-    weights = layout.gather()
-    kept = torch.zeros_like(weights, dtype=torch.bool)
-    kept[weights.abs().topk(round((1 - sparsity) * len(layout))).indices] = True
-    layout.scatter(torch.where(kept, weights, 0.0))
 
 
 def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
@@ -188,17 +170,8 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
             progress=False,
             **MODES[mode],
         )
-        stages = report.to_dict()["stages"]
-        result |= {
-            "calibration_loss": report.loss_after,
-            "losses": [round(stage["chosen"]["loss"], 4) for stage in stages],
-            "gap": stages[-1]["gap"],
-            "ridges": [stage["chosen"]["ridge"] for stage in stages],
-            "first_order": stages[-1]["chosen"]["first_order"],
-            "gradient_seconds": sum(s["gradient_seconds"] for s in stages),
-            "solve_seconds": sum(s["solve_seconds"] for s in stages),
-        }
-    result["n_nonzero"] = int((Layout.of(model).gather() != 0).sum())
+        result |= summary(report)
+    result["n_nonzero"] = count(model)
     result["seconds"] = time.perf_counter() - start
     yield {**result, "test_accuracy": accuracy(model, test)}
     if not mode.endswith("bn"):
@@ -266,34 +239,10 @@ def finetune(
         "seed": seed,
         "epochs": epochs,
         "rate": rate,
-        "n_nonzero": int((Layout.of(model).gather() != 0).sum()),
+        "n_nonzero": count(model),
         "seconds": time.perf_counter() - start,
         "test_accuracy" if held is None else "held_accuracy": accuracy(model, test),
     }
-
-
-def compare_gradients(folder: Path) -> None:
-    """Time the batched gradients and the loop on the same micro-batches."""
-    model, train, _ = load(folder)
-    layout, matrices = Layout.of(model), {}
-    for method in ("loop", "batched", "loop", "batched"):
-        generator = torch.Generator().manual_seed(0)
-        data = Batches(batches_of(train), 4, 0.1, torch.device("cpu"), generator)
-        matrices[method] = gradient_matrix(
-            model,
-            loss_fn,
-            data.draw(100),
-            layout,
-            100,
-            samples_per_gradient=4,
-            method=method,
-        )
-        seconds = matrices[method].seconds
-        print(f"{method:8s} {seconds:7.2f} s for 100 gradients of 4 samples")
-    loop, batched = matrices["loop"], matrices["batched"]
-    error = (loop.A - batched.A).norm() / loop.A.norm()
-    print(f"batched is {loop.seconds / batched.seconds:.2f} x as fast as the loop")
-    print(f"relative difference of the matrices {error:.1e}")
 
 
 def study(folder: Path) -> None:
@@ -324,30 +273,11 @@ def study(folder: Path) -> None:
         print(f"{sparsity} {n} x {size} ridge {ridge:g} {solver}: {held:.1f} %")
 
 
-def table(results: list[dict]) -> str:
-    """Return the published rows and ours as a Markdown table."""
-    sparsities = sorted({r["sparsity"] for r in results} | set(SPARSITIES))
-    lines = [
-        "| | " + " | ".join(f"{s:g}" for s in sparsities) + " |",
-        "|---" * (len(sparsities) + 1) + "|",
-    ]
-    for title, row in PUBLISHED.items():
-        cells = [f"{row[s]:.1f}" if s in row else "" for s in sparsities]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    for mode in dict.fromkeys([*MODES, *(r["mode"] for r in results)]):
-        cells = []
-        for s in sparsities:
-            found = [
-                r["test_accuracy"]
-                for r in results
-                if r["mode"] == mode and r["sparsity"] == s
-            ]
-            cell = f"{np.mean(found):.1f}" if found else ""
-            if len(found) > 1:
-                cell += f" ± {np.std(found, ddof=1):.1f}"
-            cells.append(cell)
-        lines.append(f"| **ours, {mode}** | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def tables() -> str:
+    """Return what is on file as Markdown."""
+    results = recorded("resnet20")
+    modes = dict.fromkeys([*MODES, *(r["mode"] for r in results)])
+    return table(results, PUBLISHED, modes, digits=1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -372,14 +302,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", action="store_true", help="compare rows and plans")
     options = parser.parse_args(argv)
     if options.table:
-        options.table.write_text(table(recorded("resnet20")) + "\n")
+        options.table.write_text(tables() + "\n")
         return 0
     folder = data_folder("resnet20", options.data)
     if folder is None:
         return 0
     torch.set_num_threads(options.threads)
     if options.gradients:
-        compare_gradients(folder)
+        model, train, _ = load(folder)
+        compare_gradients(model, batches_of(train), 100, 4)
         return 0
     if options.study:
         study(folder)
@@ -408,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
                     if not trial:
                         record("resnet20", key | {"mode": result["mode"]}, result)
                     print(json.dumps(result), flush=True)
-    print(table(recorded("resnet20")))
+    print(tables())
     return 0
 
 
