@@ -176,8 +176,9 @@ class ChitaRegressor(
     -----
     **Cost.** With n samples, p features and k of them chosen, one pass over X costs
     O(n p); a swap step costs O(n p) for the column that enters and O(p k) for
-    scoring all exchanges; a refit costs O(n k min(n, k)). Memory beyond X is O(n k)
-    for the chosen columns and a bounded number of p-vectors; no p x p matrix is formed.
+    scoring all exchanges; a refit costs O(n k min(n, k)). Memory beyond X: p-vectors,
+    Gram matrices of the columns worked on, each of about a sixteenth of X, 12 MB or
+    k x k, whichever is largest, and of a tall X its triangular factor, at most 1/32.
 
     **Array libraries.** Under ``sklearn.config_context(array_api_dispatch=True)`` (and
     the environment variable ``SCIPY_ARRAY_API=1``, set before scikit-learn is
