@@ -180,19 +180,6 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
         yield {**result, "mode": mode, "test_accuracy": accuracy(model, test)}
 
 
-def augmented(images: Tensor) -> Tensor:
-    """Mirror half of the images, and shift each by up to 4 pixels, padded by zeros."""
-    n, channels, height, width = images.shape
-    mirrored = torch.rand(n, 1, 1, 1) < 0.5
-    images = torch.where(mirrored, images.flip(3), images)
-    images = nn.functional.pad(images, (4, 4, 4, 4))
-    down, right = torch.randint(9, (2, n, 1, 1, 1))
-    rows = down + torch.arange(height)[:, None]
-    columns = right + torch.arange(width)
-    each, channel = torch.arange(n)[:, None, None, None], torch.arange(channels)
-    return images[each, channel[:, None, None], rows, columns]
-
-
 def finetune(
     folder: Path,
     mode: str,
@@ -201,7 +188,7 @@ def finetune(
     epochs: int,
     held: float | None,
 ) -> dict:
-    """Train on the 4,000 images, augmented: pruned before, or gradually meanwhile.
+    """Train on the 4,000 images: pruned once before, or gradually meanwhile.
 
     With ``held``, a learning rate, on 3,500 of them, and look at the other 500 instead
     of the test images: rate and prunings were chosen so.
@@ -241,8 +228,7 @@ def finetune(
             model.train()
             for part in torch.randperm(len(train[1])).split(100):
                 optimizer.zero_grad()
-                images = augmented(train[0][part])
-                loss_fn(model, (images, train[1][part])).backward()
+                loss_fn(model, (train[0][part], train[1][part])).backward()
                 optimizer.step()
                 scheduler.step()
                 if isinstance(holder, GradualPruner):
