@@ -79,6 +79,7 @@ FINETUNE = {  # learning rates
     "finetune, one-shot": 0.03,
     "finetune, one-shot, rate 0.1": 0.1,
     "finetune, gradual": 0.03,
+    "finetune, gradual, rate 0.1": 0.1,
 }
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
@@ -319,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.finetune:
         modes = list(FINETUNE)
         if options.held is not None:
-            modes.remove("finetune, one-shot, rate 0.1")  # the rate is given
+            modes = [mode for mode in modes if "rate" not in mode]  # it is given
     for sparsity in map(float, options.sparsities.split(",")):
         for mode in modes:
             for seed in map(int, options.seeds.split(",")):
