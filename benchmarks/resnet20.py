@@ -1,7 +1,7 @@
 """Pruning ResNet-20 on CIFAR-10: test accuracy against sparsity.
 
     python -m benchmarks.resnet20
-    python -m benchmarks.resnet20 --modes one --sparsities 0.8 --threads 2
+    python -m benchmarks.resnet20 --modes "one stage;10 stages" --sparsities 0.8
     python -m benchmarks.resnet20 --finetune --sparsities 0.9 --seeds 0,1,2
     python -m benchmarks.resnet20 --finetune --sparsities 0.9 --held 0.1
     python -m benchmarks.resnet20 --gradients     # batched gradients and the loop
@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -75,12 +76,27 @@ MODES = {
         "recalibrate_batchnorm": False,
     },
 }
-FINETUNE = {  # learning rates
-    "finetune, one-shot": 0.03,
-    "finetune, one-shot, rate 0.1": 0.1,
-    "finetune, gradual": 0.03,
-    "finetune, gradual, rate 0.1": 0.1,
+
+
+class Recipe(NamedTuple):
+    """How a network is trained on, pruned at once before or gradually meanwhile."""
+
+    rate: float  # learning rate, falling to zero along a cosine
+    temperature: float | None = None  # of the distillation; None: the labels instead
+    warm_up: bool = False  # the rate first rises linearly, until the last pruning
+
+
+FINETUNE = {
+    "finetune, one-shot": Recipe(0.03),
+    "finetune, one-shot, rate 0.1": Recipe(0.1),
+    "finetune, gradual": Recipe(0.03),
+    "finetune, gradual, rate 0.1": Recipe(0.1),
+    "distilled, gradual": Recipe(0.03, 4.0, warm_up=True),
+    "distilled, one-shot": Recipe(0.03, 4.0, warm_up=True),
+    "distilled, one-shot, no warm-up": Recipe(0.03, 4.0),
+    "distilled, one-shot, rate 0.01": Recipe(0.01, 4.0),
 }
+PRUNINGS = 11  # of gradual pruning, in less than two epochs
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
     "published backsolve, 10 stages": {0.8: 85.5, 0.9: 29.7},
@@ -181,6 +197,29 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
         yield {**result, "mode": mode, "test_accuracy": accuracy(model, test)}
 
 
+def distillation(outputs: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(target / T) || softmax(outputs / T)) (Hinton et al., 2015)."""
+    log_p, log_q = (
+        nn.functional.log_softmax(z / temperature, dim=1) for z in (target, outputs)
+    )
+    divergence = nn.functional.kl_div(
+        log_q, log_p, reduction="batchmean", log_target=True
+    )
+    return temperature**2 * divergence
+
+
+def learning_rate(
+    optimizer: torch.optim.Optimizer, steps: int, rising: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear from a twentieth for `rising` steps, then along a cosine to zero."""
+    schedulers = torch.optim.lr_scheduler
+    if not rising:
+        return schedulers.CosineAnnealingLR(optimizer, steps)
+    rise = schedulers.LinearLR(optimizer, 0.05, total_iters=rising)
+    fall = schedulers.CosineAnnealingLR(optimizer, steps - rising)
+    return schedulers.SequentialLR(optimizer, [rise, fall], [rising])
+
+
 def finetune(
     folder: Path,
     mode: str,
@@ -191,8 +230,9 @@ def finetune(
 ) -> dict:
     """Train on the 4,000 images: pruned once before, or gradually meanwhile.
 
-    With ``held``, a learning rate, on 3,500 of them, and look at the other 500 instead
-    of the test images: rate and prunings were chosen so.
+    For the labels, or for the outputs of the dense network (distillation). With
+    ``held``, a learning rate, on 3,500 of them, and look at the other 500 instead of
+    the test images: the recipes were chosen so.
     """
     model, train, test = load(folder)
     if held is not None:
@@ -200,24 +240,28 @@ def finetune(
         train, test = (images[:3500], labels[:3500]), (images[3500:], labels[3500:])
     torch.manual_seed(seed)
     start = time.perf_counter()
-    rate = FINETUNE[mode] if held is None else held
+    recipe = FINETUNE[mode]
+    rate = recipe.rate if held is None else held
     batches, steps = batches_of(train, 100), epochs * len(train[1]) // 100
+    every = 7 * len(train[1]) // 4000
+    last = (PRUNINGS - 1) * every
+    with torch.no_grad():
+        dense = torch.cat([model(images) for images, _ in batches])
     optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4
     )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    scheduler = learning_rate(optimizer, steps, last if recipe.warm_up else 0)
     options = {"samples_per_gradient": 8, "progress": False, "random_state": seed}
     if "one-shot" in mode:
         prune(model, batches, loss_fn, sparsity=sparsity, n_gradients=450, **options)
         holder = keep_pruned(model, optimizer)
     else:
-        every = 7 * len(train[1]) // 4000  # eleven times in less than two epochs
         holder = GradualPruner(
             model,
             optimizer,
             batches,
             loss_fn,
-            at=range(0, 10 * every + 1, every),
+            at=range(0, last + 1, every),
             sparsity=sparsity,
             n_gradients=200,
             first_order=False,
@@ -229,7 +273,12 @@ def finetune(
             model.train()
             for part in torch.randperm(len(train[1])).split(100):
                 optimizer.zero_grad()
-                loss_fn(model, (train[0][part], train[1][part])).backward()
+                outputs = model(train[0][part])
+                if recipe.temperature is None:
+                    loss = nn.functional.cross_entropy(outputs, train[1][part])
+                else:
+                    loss = distillation(outputs, dense[part], recipe.temperature)
+                loss.backward()
                 optimizer.step()
                 scheduler.step()
                 if isinstance(holder, GradualPruner):
@@ -285,7 +334,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is asked for, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data")
-    parser.add_argument("--modes", default=",".join(list(MODES)[:5]))
+    parser.add_argument("--modes", help="some only, separated by semicolons")
     parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int, default=6)
@@ -316,11 +365,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.study:
         study(folder)
         return 0
-    modes = options.modes.split(",")
-    if options.finetune:
-        modes = list(FINETUNE)
-        if options.held is not None:
-            modes = [mode for mode in modes if "rate" not in mode]  # it is given
+    modes = list(FINETUNE) if options.finetune else list(MODES)[:5]
+    if options.finetune and options.held is not None:
+        modes = [mode for mode in modes if "rate" not in mode]  # it is given
+    if options.modes:
+        modes = [mode.strip() for mode in options.modes.split(";")]
     for sparsity in map(float, options.sparsities.split(",")):
         for mode in modes:
             for seed in map(int, options.seeds.split(",")):
