@@ -6,10 +6,19 @@ axis: the samples. ``B`` is the number of samples in a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,12 +29,23 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
     """Apply ``function`` to every tensor of a tree; other leaves stay."""
     if isinstance(tree, Tensor):
         return function(tree)
+    if isinstance(tree, MutableMapping):
+        mapped = copy.copy(tree)  # of its own kind: some are read by attribute
+        for key, value in tree.items():
+            mapped[key] = map_tensors(function, value)
+        return mapped
     if isinstance(tree, Mapping):
         return {key: map_tensors(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_tensors(function, value) for value in tree))
     if isinstance(tree, tuple | list):
         return type(tree)(map_tensors(function, value) for value in tree)
+    if isinstance(tree, np.ndarray):
+        msg = (
+            f"a batch holds a numpy.ndarray of shape {tree.shape}, which cannot be cut "
+            "into samples: give torch.from_numpy(array)."
+        )
+        raise TypeError(msg)
     return tree
 
 
@@ -34,6 +54,25 @@ def tensors_of(tree: Tree) -> list[Tensor]:
     found: list[Tensor] = []
     map_tensors(found.append, tree)
     return found
+
+
+def same_form(one: Tree, other: Tree) -> bool:
+    """Whether two trees differ in nothing but the values of their tensors."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return (one.shape, one.dtype, one.device) == (
+            other.shape,
+            other.dtype,
+            other.device,
+        )
+    if isinstance(one, Mapping):
+        return list(one) == list(other) and all(
+            same_form(one[key], other[key]) for key in one
+        )
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(same_form, one, other))
+    return bool(one is other or one == other)
 
 
 def n_samples(batch: Tree) -> int:
@@ -100,10 +139,12 @@ class Batches:
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
-        if not isinstance(source, Iterable) or isinstance(source, Iterator):
+        once = not isinstance(source, Iterable) or isinstance(source, Iterator)
+        if once or isinstance(source, Tensor):
             msg = (
-                "batches must be iterable again and again (a DataLoader, a list); "
-                f"got {type(source).__name__}. list(batches) makes it so."
+                "batches must be iterable again and again (a DataLoader, a list of "
+                f"batches); got {type(source).__name__}. list(batches) makes it so, "
+                "tensor.split(size) cuts a tensor into batches."
             )
             raise TypeError(msg)
         self._source, self._device, self._generator = source, device, generator
@@ -123,17 +164,14 @@ class Batches:
                 f"samples_per_gradient <= {smallest}."
             )
             raise ValueError(msg)
-        self._held = self._hold_back(calibration)
+        counts = torch.tensor([size // samples_per_gradient for size, _ in self._marks])
+        self._held = self._hold_back(calibration, counts)
         self.calibration = [b for i, b in self._checked_pass() if i in self._held]
-        self._counts = torch.tensor(
-            [
-                0 if i in self._held else size // samples_per_gradient
-                for i, (size, _) in enumerate(self._marks)
-            ]
-        )
+        self._counts = counts
+        self._counts[list(self._held)] = 0
         self.n_available = int(self._counts.sum())
 
-    def draw(self, n: int) -> Iterator[Tree]:
+    def draw(self, n: int) -> Generator[Tree, None, None]:
         """Yield ``min(n, n_available)`` micro-batches, drawn without replacement."""
         order = torch.randperm(self.n_available, generator=self._generator)
         wanted = torch.zeros(self.n_available, dtype=torch.bool)
@@ -147,11 +185,17 @@ class Batches:
             for i in mine.nonzero().flatten().tolist():
                 yield map_tensors(_rows(i * size, (i + 1) * size), batch)
 
-    def remaining(self) -> Iterator[Tree]:
-        """Yield the whole batches that are not held back."""
-        return (b for i, b in self._checked_pass() if i not in self._held)
+    def remaining(self) -> Generator[Tree, None, None]:
+        """Yield the whole batches that are not held back.
 
-    def _hold_back(self, share: float) -> set[int]:
+        Nor single samples, which have no variance, unless there is nothing else.
+        """
+        sizes = {i: size for i, (size, _) in enumerate(self._marks)}
+        left = {i for i in sizes if i not in self._held}
+        several = {i for i in left if sizes[i] > 1} or left
+        return (b for i, b in self._checked_pass() if i in several)
+
+    def _hold_back(self, share: float, counts: Tensor) -> set[int]:
         n = len(self._marks)
         if share == 0:
             return set()
@@ -162,8 +206,11 @@ class Batches:
                 "use more (smaller) batches, or calibration=0 with a fixed ridge."
             )
             raise ValueError(msg)
-        order = torch.randperm(n, generator=self._generator)
-        return set(order[:n_held].tolist())
+        order = torch.randperm(n, generator=self._generator).tolist()
+        held, left = order[:n_held], order[n_held:]
+        if not counts[left].any():  # only the last batch, which is too short
+            held[0], left[0] = left[0], held[0]
+        return set(held)
 
     def _pass(self) -> Iterator[Tree]:
         with _replayed(self._source, self._seed):
@@ -201,20 +248,22 @@ def _mark(batch: Tree) -> tuple[int, float]:
 
 @contextmanager
 def _replayed(source: Any, seed: int) -> Iterator[None]:
-    """Give torch (and a loader's own generator) one state, then restore it.
+    """Give torch (and the generators of a loader) one state, then restore it.
 
     The state is set for the time of a whole pass; code between two batches must
     not rely on torch's global random numbers.
     """
-    own = getattr(source, "generator", None)
-    own = own if isinstance(own, torch.Generator) else None
-    state = own.get_state() if own is not None else None
+    sampler = getattr(source, "sampler", None)
+    batch_sampler = getattr(source, "batch_sampler", None)
+    holders = source, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    own = [g for g in generators if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in own]
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        if own is not None:
-            own.manual_seed(seed)
+        for generator in (torch.default_generator, *own):
+            generator.manual_seed(seed)
         try:
             yield
         finally:
-            if own is not None and state is not None:
-                own.set_state(state)
+            for generator, state in zip(own, states, strict=True):
+                generator.set_state(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class TensorExport:
     """
 
     name: str
-    form: str  # "dense", "csr" or "2:4"
+    form: str  # "dense", "csr", "2:4", or "tied" to one before
     dense_bytes: int
     csr_bytes: int | None
     packed_bytes: int | None
@@ -49,7 +50,7 @@ class SparseExport:
         What each takes.
     """
 
-    tensors: dict[str, Tensor] = field(repr=False)
+    tensors: dict[str, Any] = field(repr=False)
     rows: tuple[TensorExport, ...]
 
     @property
@@ -62,7 +63,7 @@ class SparseExport:
         """Bytes in the forms chosen."""
         return sum(row.n_bytes for row in self.rows)
 
-    def to_dense(self) -> dict[str, Tensor]:
+    def to_dense(self) -> dict[str, Any]:
         """Return the state_dict to load into the model."""
         return {
             name: tensor.to_dense() if _is_sparse(tensor) else tensor
@@ -70,13 +71,13 @@ class SparseExport:
         }
 
     def __str__(self) -> str:
-        width = max(len(row.name) for row in self.rows)
+        width = max((len(row.name) for row in self.rows), default=0)
         lines = [
             f"{row.name:<{width}}  {row.form:>5}  "
             f"{row.dense_bytes:>12,} -> {row.n_bytes:>12,} bytes"
             for row in self.rows
         ]
-        saved = 1 - self.n_bytes / self.dense_bytes
+        saved = 1 - self.n_bytes / max(self.dense_bytes, 1)
         total = f"{self.dense_bytes:,} -> {self.n_bytes:,} bytes ({saved:.1%} saved)"
         return "\n".join([*lines, total, _NOTE])
 
@@ -112,24 +113,32 @@ def export_sparse(model: nn.Module) -> SparseExport:
     (20000, 4204)
     """
     linear = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
+        _place(module.weight)
+        for module in model.modules()
         if isinstance(module, nn.Linear)
     }
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Any] = {}
     rows = []
+    done: dict[tuple, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        values = tensor.detach()
+        if not isinstance(tensor, Tensor):
+            tensors[name] = tensor  # what get_extra_state gave, whatever it is
+            continue
+        values, place = tensor.detach(), _place(tensor)
+        if place in done:
+            tensors[name] = done[place]  # which `torch.save` stores once
+            rows.append(TensorExport(name, "tied", 0, None, None))
+            continue
         dense = values.numel() * values.element_size()
         csr = packed = None
-        if name in linear:
+        if place in linear:
             nonzero = int((values != 0).sum())
             csr = nonzero * (values.element_size() + 4) + 4 * (values.shape[0] + 1)
             # Half the values and two bits of position for each.
             packed = dense // 2 + values.numel() // 8 if _packs(values) else None
         sizes = {"dense": dense, "csr": csr, "2:4": packed}
         form = min((size, form) for form, size in sizes.items() if size is not None)[1]
-        tensors[name] = _FORMS[form](values)
+        tensors[name] = done[place] = _FORMS[form](values)
         rows.append(TensorExport(name, form, dense, csr, packed))
     return SparseExport(tensors, tuple(rows))
 
@@ -167,5 +176,13 @@ def _packs(values: Tensor) -> bool:
     return int((values.reshape(-1, 4) != 0).sum(dim=1).max()) <= 2
 
 
-def _is_sparse(tensor: Tensor) -> bool:
+def _place(tensor: Tensor) -> tuple:
+    """What tied tensors have in common; no more than themselves where empty."""
+    where = tensor.data_ptr() or id(tensor)
+    return where, tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _is_sparse(tensor: Any) -> bool:
+    if not isinstance(tensor, Tensor):
+        return False
     return tensor.layout != torch.strided or type(tensor) is not Tensor

@@ -13,21 +13,24 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
-from .batches import Tree, map_tensors, tensors_of
-from .layout import Layout
+from .batches import Tree, map_tensors, same_form, tensors_of
+from .layout import Layout, join
 
 LossFunction = Callable[[nn.Module, Tree], Tensor]
 
 CHUNK_BYTES = 2**26  # gradients computed at a time by the batched path
 CHUNK = 32  # and micro-batches at most: their activations are held together
-TRIAL = 8  # micro-batches on which the two methods are timed
+CONVOLVING = 5e8  # operations of a micro-batch from which batching costs more on a CPU
+TRIAL = 8  # micro-batches among which two are sought to try vmap on
 WORKSPACE = 2.0  # memory of a solve, in units of A (A, its chosen columns, factors)
 
 
@@ -45,11 +48,12 @@ class LossModule(nn.Module):
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         super().__init__()
         self.model = model
-        self.loss_fn = loss_fn
+        # Not a submodule: a loss that is one keeps its own weights, mode and buffers.
+        self._loss = partial(loss_fn, model)
 
     def forward(self, batch: Tree) -> Tensor:
         """Mean loss of a batch."""
-        return checked_loss(self.loss_fn(self.model, batch))
+        return checked_loss(self._loss(batch))
 
 
 def checked_loss(loss: Any) -> Tensor:
@@ -97,8 +101,9 @@ def gradient_matrix(
         B, for the scale sqrt(B).
     method : {"auto", "batched", "loop"}, default="auto"
         "batched" differentiates many micro-batches in one call (`torch.func.vmap`),
-        "loop" one at a time. "auto" times both on the first micro-batches and goes
-        on with the faster; with "loop" where the model does not allow batching.
+        "loop" one at a time. "auto" is "batched" where the model allows it, but with
+        large convolutions on a CPU, which do not gain by it. (Not what a clock says: a
+        seed is to fix every digit.)
     device : torch.device, optional
         Where A is kept; default: where the weights are.
     on_row : callable, optional
@@ -131,24 +136,19 @@ def gradient_matrix(
     rows = _Rows(model, loss_fn, layout)
     stream = iter(micro_batches)
     chunk = max(2, min(CHUNK, CHUNK_BYTES // (4 * len(layout))))
-    done = 0
-
-    def store(gradients: Tensor) -> None:
-        nonlocal done
-        block = A[done : done + len(gradients)]
-        block.copy_(gradients).mul_(math.sqrt(samples_per_gradient))
-        _check_finite(block, layout, done)
-        done += len(gradients)
-        on_row(len(gradients))
-
     if method == "auto":
-        method, first = _faster(rows, list(itertools.islice(stream, min(TRIAL, n))))
-        for block in first:
-            store(block)
-    compute = rows.batched if method == "batched" else rows.loop
+        first = list(itertools.islice(stream, min(TRIAL, n)))
+        stream = itertools.chain(first, stream)
+        method = "batched" if rows.gain(first) else "loop"
+    done = 0
     while done < n:
-        for block in compute(list(itertools.islice(stream, min(chunk, n - done)))):
-            store(block)
+        part = list(itertools.islice(stream, min(chunk, n - done)))
+        for gradients in rows.batched(part) if method == "batched" else rows.loop(part):
+            block = A[done : done + len(gradients)]
+            block.copy_(gradients).mul_(math.sqrt(samples_per_gradient))
+            _check_finite(block, layout, done)
+            done += len(gradients)
+            on_row(len(gradients))
     return Gradients(A, method, perf_counter() - start)
 
 
@@ -157,11 +157,26 @@ class _Rows:
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction, layout: Layout) -> None:
         self.layout = layout
-        self.weights = {"model." + n: t for n, t in layout.parameters.items()}
+        self.weights = layout.parameters
         self.loss = LossModule(model, loss_fn)
+        # Every place of a weight, but each place once, whatever names lead there:
+        # `functional_call` puts back what it found in the order it took it out.
+        name_of = {id(slot.parameter): slot.name for slot in layout.slots}
+        self._places: dict[str, str] = {}
+        self._buffers: dict[str, Tensor] = {}
+        for prefix, module in self.loss.named_modules():
+            for own, parameter in module._parameters.items():
+                if id(parameter) in name_of:
+                    self._places[join(prefix, own)] = name_of[id(parameter)]
+            for own, buffer in module._buffers.items():
+                if buffer is not None:
+                    self._buffers[join(prefix, own)] = buffer
 
     def _loss(self, weights: dict[str, Tensor], batch: Tree) -> Tensor:
-        return functional_call(self.loss, weights, (batch,))
+        # With the buffers, so that one replaced in the forward pass is put back.
+        state = {place: weights[name] for place, name in self._places.items()}
+        state |= self._buffers
+        return functional_call(self.loss, state, (batch,), tie_weights=False)
 
     def loop(self, batches: list[Tree]) -> Iterator[Tensor]:
         """One backward pass per micro-batch; yields ``(1, p)`` each."""
@@ -183,7 +198,18 @@ class _Rows:
             )[None]
 
     def batched(self, batches: list[Tree]) -> Iterator[Tensor]:
-        """All micro-batches in one call; yields ``(len(batches), p)``."""
+        """Micro-batches of one form in one call; yields ``(some, p)``."""
+        for alike in _runs(batches):
+            # A loss may take another way later than on the first micro-batches. What
+            # is wrong with the loss itself, the loop will say.
+            try:
+                rows = [self._at_once(alike)]
+            except Exception:
+                rows = list(self.loop(alike))
+            yield from rows
+
+    def _at_once(self, batches: list[Tree]) -> Tensor:
+        """Gradients of micro-batches of one form, ``(len(batches), p)``."""
         stacks = [
             torch.stack(parts)
             for parts in zip(*(tensors_of(b) for b in batches), strict=True)
@@ -198,48 +224,51 @@ class _Rows:
         with warnings.catch_warnings():
             # Advice on operations that vmap runs one by one: they are still right.
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            yield self._flat(each(self.weights, *stacks))
+            return self._flat(each(self.weights, *stacks))
+
+    def gain(self, batches: list[Tree]) -> bool:
+        """Whether the loss can be batched, to the same gradients, and gains by it."""
+        two = next(_runs(batches), [])[:2]
+        if len(two) < 2:
+            return False
+        with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
+            # The counter's hooks fire twice in a compiled model: it does not matter.
+            warnings.filterwarnings("ignore", message=r"Using `torch\.compile")
+            one_by_one = list(self.loop(two))
+        flops = counter.get_flop_counts().get("Global", {})
+        convolving = sum(n for kind, n in flops.items() if "convolution" in str(kind))
+        if self.layout.device.type == "cpu" and convolving > 2 * CONVOLVING:
+            return False
+        # The loop has shown that the loss works: a failure is a limit of vmap.
+        try:
+            at_once = self._at_once(two)
+        except Exception:
+            return False
+        atol = _tolerance(one_by_one)
+        return torch.allclose(at_once, torch.cat(one_by_one), rtol=1e-3, atol=atol)
 
     def _flat(self, gradients: dict[str, Tensor]) -> Tensor:
         return torch.cat(
-            [s.flatten(gradients["model." + s.name]) for s in self.layout.slots], dim=-1
+            [s.flatten(gradients[s.name]) for s in self.layout.slots], dim=-1
         ).detach()
 
 
-def _faster(rows: _Rows, batches: list[Tree]) -> tuple[str, list[Tensor]]:
-    """Time both methods on the same micro-batches; return the winner and its rows."""
-    loop_seconds, by_loop = _timed(lambda: list(rows.loop(batches[:2])))
-    if len(batches) < 4:
-        return "loop", by_loop + list(rows.loop(batches[2:]))
-    # Only a failure of the loss itself is the user's: the loop above has shown that
-    # it works one micro-batch at a time, so any failure here is a limit of vmap.
-    try:
-        list(rows.batched(batches[:2]))  # the first call sets vmap up
-        batched_seconds, by_batch = _timed(lambda: list(rows.batched(batches)))
-    except Exception:
-        return "loop", by_loop + list(rows.loop(batches[2:]))
-    alike = torch.allclose(
-        by_batch[0][:2], torch.cat(by_loop), rtol=1e-3, atol=_tolerance(by_loop)
-    )
-    if alike and batched_seconds / len(batches) < loop_seconds / 2:
-        return "batched", by_batch
-    return "loop", [row[None] for row in by_batch[0]] if alike else (
-        by_loop + list(rows.loop(batches[2:]))
-    )
+def _runs(batches: list[Tree]) -> Iterator[list[Tree]]:
+    """Cut into runs of micro-batches that differ in the values of tensors only."""
+    run: list[Tree] = []
+    for batch in batches:
+        if run and not same_form(run[0], batch):
+            yield run
+            run = []
+        run.append(batch)
+    if run:
+        yield run
 
 
 def _tolerance(rows: list[Tensor]) -> float:
     largest = max(float(row.abs().max()) for row in rows)
     narrow = rows[0].dtype in (torch.float16, torch.bfloat16)
     return (2e-2 if narrow else 1e-5) * largest + 1e-30
-
-
-def _timed(compute: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
-    start = perf_counter()
-    result = compute()
-    if result[0].is_cuda:
-        torch.cuda.synchronize(result[0].device)
-    return perf_counter() - start, result
 
 
 def _check_finite(block: Tensor, layout: Layout, first: int) -> None:

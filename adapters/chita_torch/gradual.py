@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -18,7 +20,9 @@ from .report import PruningReport
 from .targets import (
     Schedule,
     check_count,
+    check_seed,
     check_share,
+    make_targets,
     schedule_fractions,
     sparsity_on_the_way,
 )
@@ -37,9 +41,19 @@ class KeptPruned:
         self, model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]
     ) -> None:
         parameters = dict(model.named_parameters())
+        if not isinstance(masks, Mapping):
+            msg = (
+                "masks must map names of parameters to tensors of bool, as "
+                f"PruningReport.masks does; got {type(masks).__name__}."
+            )
+            raise TypeError(msg)
         self.masks = dict(masks)
         self._pruned: list[tuple[nn.Parameter, Tensor]] = []
         for name, mask in self.masks.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                msg = f"masks[{name!r}] must be a torch.Tensor of bool; got {kind}."
+                raise TypeError(msg)
             if name not in parameters or parameters[name].shape != mask.shape:
                 msg = f"masks[{name!r}] fits no parameter of the model."
                 raise ValueError(msg)
@@ -79,6 +93,9 @@ class KeptPruned:
         self._handles.clear()
 
     def __enter__(self) -> Self:
+        if not self._handles:
+            msg = "this hold was removed; call keep_pruned for another."
+            raise RuntimeError(msg)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -189,6 +206,8 @@ class GradualPruner:
         Sparsity over the prunings, from 0.1; see `schedule_fractions`.
     random_state : int, optional
         Fixes the samples that each pruning draws: others at each.
+    resume : dict, optional
+        What `state_dict` of an earlier pruner returned: go on from there.
     **options
         Any other argument of `prune`.
 
@@ -199,10 +218,17 @@ class GradualPruner:
     kept : KeptPruned
         The hold on the present zeros.
 
+    Raises
+    ------
+    ValueError, TypeError
+        For a number in ``at`` that is none, for options that `prune` would refuse, or
+        a state that is none.
+
     Notes
     -----
-    To resume, load the model's and the optimizer's state, build the pruner anew and
-    give it the saved `state_dict`: the masks are rebuilt from the model's zeros.
+    To resume, load the model's and the optimizer's state, then build the pruner anew
+    with the saved `state_dict` as ``resume``: the masks are rebuilt from the model's
+    zeros, and no pruning is repeated.
 
     Examples
     --------
@@ -237,14 +263,18 @@ class GradualPruner:
         sparsity: float | None = None,
         schedule: Schedule = "cubic",
         random_state: int | None = None,
+        resume: Mapping[str, int] | None = None,
         **options: Any,
     ) -> None:
-        self._at = sorted(set(at))
-        if not self._at or self._at[0] < 0:
+        numbers = list(at) if isinstance(at, Iterable) else []
+        if not numbers or not all(isinstance(t, Integral) and t >= 0 for t in numbers):
             msg = (
-                f"at={self._at} must hold the numbers (>= 0) of the steps to prune at."
+                f"at={at!r} must hold the numbers (integers >= 0) of the steps to "
+                "prune at."
             )
             raise ValueError(msg)
+        self._at = sorted({int(t) for t in numbers})
+        _check_options(model, batches, loss_fn, sparsity, options)
         if sparsity is None:
             self._sparsities: list[float | None] = [None] * len(self._at)
         else:
@@ -256,27 +286,31 @@ class GradualPruner:
         self._seeds: list[int | None] = [None] * len(self._at)
         if random_state is not None:
             generator = torch.Generator()
-            generator.manual_seed(check_count("random_state", random_state, 0))
+            generator.manual_seed(check_seed(random_state))
             self._seeds = torch.randint(
                 2**31, (len(self._at),), generator=generator
             ).tolist()
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_fn, self._options = batches, loss_fn, options
-        self._count = 0
         self.reports: list[PruningReport] = []
         chosen = {key: options.get(key) for key in ("include", "exclude")}
         self.kept = keep_pruned(model, optimizer, **chosen)
-        self._prune_if_due()
+        self._count = 0
+        if resume is None:
+            self._prune_if_due(0)
+        else:
+            self.load_state_dict(resume)
 
     def step(self) -> PruningReport | None:
         """Count one step; prune if it is one of ``at``, and return the report."""
-        self._count += 1
-        return self._prune_if_due()
+        report = self._prune_if_due(self._count + 1)
+        self._count += 1  # not before: what was interrupted can be called again
+        return report
 
-    def _prune_if_due(self) -> PruningReport | None:
-        if self._count not in self._at:
+    def _prune_if_due(self, count: int) -> PruningReport | None:
+        if count not in self._at:
             return None
-        turn = self._at.index(self._count)
+        turn = self._at.index(count)
         report = prune(
             self._model,
             self._batches,
@@ -295,8 +329,17 @@ class GradualPruner:
         return {"count": self._count}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on counting where a saved pruner stopped."""
-        self._count = int(state["count"])
+        """Go on counting where a saved pruner stopped, before anything is pruned.
+
+        A pruner with 0 in ``at`` has pruned when it is built: there use ``resume``.
+        """
+        if self.reports:
+            msg = (
+                "this pruner has pruned already, whatever weights were loaded before: "
+                "load them again and build it with resume=state."
+            )
+            raise RuntimeError(msg)
+        self._count = check_count("count", state["count"], 0)
 
     def remove(self) -> None:
         """Let every weight train again."""
@@ -307,3 +350,19 @@ class GradualPruner:
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
+
+
+def _check_options(
+    model: nn.Module,
+    batches: Iterable[Tree],
+    loss_fn: LossFunction,
+    sparsity: float | None,
+    options: Mapping[str, Any],
+) -> None:
+    """Refuse now what `prune` would refuse at the first pruning."""
+    call = inspect.signature(prune).bind(
+        model, batches, loss_fn, sparsity=sparsity, **options
+    )
+    call.apply_defaults()
+    names = inspect.signature(make_targets).parameters
+    make_targets(**{name: call.arguments[name] for name in names})

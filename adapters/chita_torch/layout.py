@@ -195,6 +195,7 @@ class Layout:
                 lost = (values == 0) & (stretch != 0)
                 values = torch.where(lost, stretch.sign().to(values) * tiny, values)
             slot.parameter.copy_(slot.unflatten(values))
+        torch.clear_autocast_cache()  # it may hold the former weights
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a vector of shape ``(p,)`` into tensors of the layers' shapes."""
@@ -236,13 +237,13 @@ def select(
     if include is not None:
         chosen = set().union(*(_matches(model, s, default) for s in _listed(include)))
     excluded = set().union(*(_matches(model, s, None) for s in _listed(exclude)))
-    chosen -= excluded
     if include is None:
         _warn_if_computed(model, excluded)
-    first = {id(tensor): name for name, tensor in model.named_parameters()}
-    everything = model.named_parameters(remove_duplicate=False)
-    canonical = {first[id(t)] for name, t in everything if name in chosen}
-    names = [name for name, _ in model.named_parameters() if name in canonical]
+    # By tensor, not by name: one that is tied has several.
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    wanted = {id(tensors[name]) for name in chosen}
+    wanted -= {id(tensors[name]) for name in excluded}
+    names = [name for name, tensor in model.named_parameters() if id(tensor) in wanted]
     if not names:
         msg = (
             "no prunable layer: the model has no weight of a Linear, Conv or "
@@ -260,7 +261,7 @@ def _warn_if_computed(model: nn.Module, excluded: set[str]) -> None:
         for name, module in model.named_modules()
         if isinstance(module, _WEIGHTED)
         and "weight" not in module._parameters
-        and not {_join(name, own) for own, _ in module.named_parameters()} <= excluded
+        and not {join(name, own) for own, _ in module.named_parameters()} <= excluded
     ]
     if computed:
         msg = (
@@ -274,7 +275,7 @@ def _warn_if_computed(model: nn.Module, excluded: set[str]) -> None:
 def _listed(selectors: Selector | Iterable[Selector] | None) -> list[Selector]:
     if selectors is None:
         return []
-    if isinstance(selectors, str | type) or callable(selectors):
+    if isinstance(selectors, str | type | nn.Module) or callable(selectors):
         return [selectors]
     if not isinstance(selectors, Iterable):
         return [selectors]  # whatever it is, the check of each names it
@@ -321,7 +322,7 @@ def _default_names(model: nn.Module) -> set[str]:
     """Every name of a default weight; tensors shared with a lookup are left out."""
     lookups = {id(m.weight) for m in model.modules() if isinstance(m, _LOOKUPS)}
     return {
-        _join(prefix, own)
+        join(prefix, own)
         for prefix, module in model.named_modules(remove_duplicate=False)
         for own in _own_default_weights(module)
         if id(module._parameters[own]) not in lookups
@@ -350,7 +351,7 @@ def _matches(
             found = {n for n in parameters if fnmatch.fnmatchcase(n, selector)}
         known = [*filter(None, modules), *parameters]
         wanted = selector
-    elif callable(selector):
+    elif callable(selector) and not isinstance(selector, nn.Module):
         return {n for n, t in parameters.items() if selector(n, t)}
     else:
         msg = (
@@ -371,13 +372,14 @@ def _weights_inside(
     inside, own = set(), set()
     for prefix in prefixes:
         inside |= {n for n in parameters if not prefix or n.startswith(prefix + ".")}
-        own |= {_join(prefix, "weight")} & parameters.keys()
+        own |= {join(prefix, "weight")} & parameters.keys()
     if default is None:
         return inside
     return (inside & default) or own
 
 
-def _join(prefix: str, name: str) -> str:
+def join(prefix: str, name: str) -> str:
+    """Return the dotted name of what a module, itself of a name, calls so."""
     return f"{prefix}.{name}" if prefix else name
 
 
@@ -392,5 +394,5 @@ def _sum_axes(model: nn.Module) -> dict[str, int]:
                 continue
             convolution = isinstance(module, _WEIGHTED) and parameter.ndim > 2
             first_axis = isinstance(module, _TRANSPOSED)
-            axes[_join(prefix, own)] = (0 if first_axis else 1) if convolution else -1
+            axes[join(prefix, own)] = (0 if first_axis else 1) if convolution else -1
     return axes

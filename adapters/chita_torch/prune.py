@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -29,6 +30,7 @@ from .state import (
 from .targets import (
     Schedule,
     check_count,
+    check_seed,
     check_share,
     make_targets,
     schedule_fractions,
@@ -92,7 +94,10 @@ def prune(
         Training data, iterable again and again: a DataLoader, a list. A batch is a
         tensor, or tuples, lists, dicts of tensors whose first axis are the samples.
     loss_fn : callable
-        ``loss_fn(model, batch)`` returns the mean loss of a batch, a scalar tensor.
+        ``loss_fn(model, batch)`` returns the mean loss of a batch, a scalar tensor. It
+        is also called under `torch.no_grad`: where it differentiates inside, it has to
+        do so under `torch.enable_grad`. An `torch.autocast` around `prune` is left for
+        its time; one inside ``loss_fn`` counts.
     sparsity, density : float, optional
         Share of the chosen weights to prune, in [0, 1), or to keep, in (0, 1]. Of p
         weights ``round((1 - sparsity) p)`` are kept, exactly.
@@ -201,6 +206,8 @@ def prune(
     >>> report.n_kept, sum(int((m.weight != 0).sum()) for m in (net[0], net[2]))
     (88, 88)
     """
+    _check_model(model, loss_fn)
+    solve_on = _check_device(device)
     stages = check_count("stages", stages, 1)
     extra_stages = check_count("extra_stages", extra_stages, 0)
     n_gradients = check_count("n_gradients", n_gradients, 1)
@@ -237,7 +244,7 @@ def prune(
     if random_state is None:
         generator.seed()
     else:
-        generator.manual_seed(check_count("random_state", random_state, 0))
+        generator.manual_seed(check_seed(random_state))
     norms = recalibrate_batchnorm if has_batchnorm(model) else False
     with all_or_nothing(model, layout):
         data = Batches(
@@ -262,7 +269,7 @@ def prune(
             len(fractions) > 1,
             regrow,
             block_size,
-            layout.device if device is None else torch.device(device),
+            layout.device if solve_on is None else solve_on,
             int(torch.randint(2**31, (), generator=generator)),
             bar.update,
         )
@@ -312,7 +319,8 @@ def _calibration_loss(setting: Setting) -> float:
 def _recalibrate(setting: Setting, loss: float, *, always: bool) -> tuple[float, bool]:
     """Recompute BatchNorm statistics; keep them if asked to or if they help."""
     saved = save_statistics(setting.model)
-    recalibrate_batchnorm(setting.model, setting.loss_fn, setting.data.remaining())
+    with closing(setting.data.remaining()) as batches:
+        recalibrate_batchnorm(setting.model, setting.loss_fn, batches)
     after = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
     if always or after < loss:
         return after, True
@@ -353,6 +361,35 @@ def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool) and value != "auto":
         msg = f"{name}={value!r} must be True, False or 'auto'."
         raise ValueError(msg)
+
+
+def _check_model(model: Any, loss_fn: Any) -> None:
+    if not isinstance(model, nn.Module):
+        msg = f"model must be a torch.nn.Module; got {type(model).__name__}."
+        raise TypeError(msg)
+    for name, buffer in model.named_buffers():
+        if isinstance(buffer, nn.parameter.UninitializedBuffer):
+            msg = f"buffer {name!r} is not initialised: run one batch first."
+            raise ValueError(msg)
+    criterion = isinstance(loss_fn, nn.modules.loss._Loss)
+    if criterion or not callable(loss_fn):
+        msg = (
+            "loss_fn must be a function loss_fn(model, batch) that runs the model and "
+            f"returns the mean loss of the batch; got {type(loss_fn).__name__}."
+        )
+        raise TypeError(msg)
+
+
+def _check_device(value: torch.device | str | None) -> torch.device | None:
+    if value is None:
+        return None
+    try:
+        torch.empty(0, device=value)
+        return torch.device(value)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"device={value!r} cannot be used here: {reason}"
+        raise ValueError(msg) from error
 
 
 def _check_ridge(value: Any) -> float:

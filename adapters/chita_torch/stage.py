@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -173,16 +174,17 @@ def run_stage(
     """
     data, B = setting.data, setting.data.samples_per_gradient
     n = min(setting.n_gradients, data.n_available)
-    gradients = gradient_matrix(
-        setting.model,
-        setting.loss_fn,
-        data.draw(n),
-        layout,
-        n,
-        samples_per_gradient=B,
-        device=setting.device,
-        on_row=setting.on_row,
-    )
+    with closing(data.draw(n)) as micro_batches:  # it holds torch's random state
+        gradients = gradient_matrix(
+            setting.model,
+            setting.loss_fn,
+            micro_batches,
+            layout,
+            n,
+            samples_per_gradient=B,
+            device=setting.device,
+            on_row=setting.on_row,
+        )
     start = perf_counter()
     A = gradients.A
     w_bar = layout.gather().to(A)
@@ -244,6 +246,8 @@ def run_stage(
             trials.append(chosen)
             mask, weights = present, w_bar
     layout.scatter(weights)
+    if not setting.regrow:
+        mask = mask & (w_bar != 0)  # sparser than asked, where the model was before
     if chosen.step == 0:
         search.last.clear()  # these led nowhere
     shift = A @ (weights - w_bar) + (1 / math.sqrt(B) if chosen.first_order else 0.0)

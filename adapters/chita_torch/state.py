@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,19 @@ def all_or_nothing(model: nn.Module, layout: Layout) -> Iterator[None]:
 
     Training flags are always restored. Buffers are restored too, unless they belong
     to a BatchNorm layer and no exception was raised. Inference mode of the caller, in
-    which there would be no gradients, is left meanwhile.
+    which there would be no gradients, is left meanwhile, and so is autocast, which
+    would round what the solver does.
     """
+    kind = layout.device.type
+    autocast: AbstractContextManager = nullcontext()
+    if torch.is_autocast_enabled(kind):
+        autocast = torch.autocast(kind, enabled=False)
     modes = [(module, module.training) for module in model.modules()]
     weights = [(s.parameter, s.parameter.detach().clone()) for s in layout.slots]
     buffers = _save_buffers(model)
     try:
         model.eval()
-        with torch.inference_mode(mode=False):
+        with torch.inference_mode(mode=False), autocast:
             yield
     except BaseException:
         with torch.no_grad():
@@ -76,8 +81,14 @@ def recalibrate_batchnorm(
     batches : iterable of batches
         Each counts once, as `torch.optim.swa_utils.update_bn` has it.
     """
-    module = LossModule(model, loss_fn).eval()
-    update_bn(((batch,) for batch in batches), module)
+    layers = [m for m in model.modules() if _has_statistics(m)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        module = LossModule(model, loss_fn).eval()
+        update_bn(((batch,) for batch in batches), module)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def save_statistics(model: nn.Module) -> _Buffers:

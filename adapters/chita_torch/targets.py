@@ -6,10 +6,12 @@ Every target becomes a pattern of `chita_sklearn.core` on the flat vector of len
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +23,7 @@ from .layout import Layout, select
 
 Schedule: TypeAlias = str | Callable[[int, int], float]
 
+ROUNDING = 1e-9  # of a share: 1 - 0.9 is less than 0.1
 FIRST_SPARSITY = 0.1  # where the schedules start, or the final one if it is lower
 
 
@@ -67,22 +70,24 @@ def schedule_fractions(schedule: Schedule, stages: int) -> list[float]:
     >>> schedule_fractions("exponential", 4)
     [0.0, 0.571..., 0.857..., 1.0]
     """
-    if isinstance(schedule, str):
-        if schedule not in SCHEDULES:
-            msg = (
-                f"schedule={schedule!r} is unknown; choose from {sorted(SCHEDULES)} "
-                "or give a callable (t, stages) -> share in [0, 1]."
-            )
-            raise ValueError(msg)
+    stages = check_count("stages", stages, 1)
+    if isinstance(schedule, str) and schedule in SCHEDULES:
         if stages == 1:
             return [1.0]
         schedule = SCHEDULES[schedule]
-    fractions = [float(schedule(t, stages)) for t in range(stages)]
-    rising = fractions == sorted(fractions) and 0 <= fractions[0] <= fractions[-1]
-    if not rising or abs(fractions[-1] - 1) > 1e-9:
+    if not callable(schedule):
+        msg = (
+            f"schedule={schedule!r} is unknown; choose from {sorted(SCHEDULES)} "
+            "or give a callable (t, stages) -> share in [0, 1]."
+        )
+        raise ValueError(msg)
+    shares = [schedule(t, stages) for t in range(stages)]
+    fractions = [float(x) if isinstance(x, Real) else math.nan for x in shares]
+    rising = 0 <= fractions[0] and all(x <= y for x, y in pairwise(fractions))
+    if not rising or not abs(fractions[-1] - 1) <= ROUNDING:
         msg = (
             "schedule(t, stages) must rise within [0, 1] and end at 1 for "
-            f"t = stages - 1; got {fractions}."
+            f"t = stages - 1; got {shares}."
         )
         raise ValueError(msg)
     return [*fractions[:-1], 1.0]
@@ -141,6 +146,8 @@ class Target:
         if self.min_density == 0:
             return Cardinality(k)
         floors = [round(self.min_density * size) for size in layout.sizes()]
+        if sum(floors) > k:  # by rounding
+            floors = [int(self.min_density * s + ROUNDING) for s in layout.sizes()]
         return WithFloor(k, layout.labels().numpy(), floors)
 
 
@@ -165,7 +172,7 @@ def _groups(layout: Layout, n: int, m: int) -> Any:
 
 def check_share(name: str, value: Any, *, zero: bool = True) -> float:
     """Return ``value`` if it is a number in [0, 1) (or (0, 1) without zero)."""
-    number = not isinstance(value, bool) and isinstance(value, int | float)
+    number = not isinstance(value, bool) and isinstance(value, Real)
     if not number or not (0 <= value < 1) or (value == 0 and not zero):
         low = "[0" if zero else "(0"
         msg = f"{name}={value!r} must be a number in {low}, 1)."
@@ -179,6 +186,15 @@ def check_count(name: str, value: Any, least: int) -> int:
         msg = f"{name}={value!r} must be an integer >= {least}."
         raise ValueError(msg)
     return int(value)
+
+
+def check_seed(value: Any) -> int:
+    """Return ``random_state`` if it is an integer that torch takes."""
+    seed = check_count("random_state", value, 0)
+    if seed >= 2**63:
+        msg = f"random_state={value!r} must be below 2**63."
+        raise ValueError(msg)
+    return seed
 
 
 def make_targets(
@@ -203,6 +219,9 @@ def make_targets(
             f"scope={scope!r} must be 'global', 'layer' or a mapping of name patterns "
             "to sparsities."
         )
+        raise ValueError(msg)
+    if by_name and not scope:
+        msg = "scope={} names no layer; give 'global', 'layer' or sparsities by name."
         raise ValueError(msg)
     if n_of_m is not None and (sparsity, density, by_name) != (None, None, False):
         msg = (
@@ -233,7 +252,7 @@ def make_targets(
             "scope='global' and without pattern."
         )
         raise ValueError(msg)
-    if sparsity is not None and min_density > 1 - sparsity:
+    if sparsity is not None and min_density > 1 - sparsity + ROUNDING:
         msg = (
             f"min_density={min_density} is more than the density asked for, "
             f"{1 - sparsity:.6g}; lower it or the sparsity."

@@ -1,7 +1,9 @@
 """Batches are replayed, cut and held back without any sample seen twice."""
 
+from collections import OrderedDict, UserDict
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -102,11 +104,45 @@ def test_trees_of_every_kind_are_cut_along_the_first_axis():
         (["text"], {}, TypeError, "at least one torch.Tensor"),
         ([(torch.ones(8), torch.ones(3))], {}, ValueError, "share their first axis"),
         ([(torch.ones(8), torch.tensor(1.0))], {}, ValueError, "share their first"),
+        (torch.ones(8, 2), {}, TypeError, r"tensor.split\(size\) cuts"),
+        ([(torch.ones(8), np.ones(8))], {}, TypeError, r"torch.from_numpy\(array\)"),
     ],
 )
 def test_bad_batches_are_refused(source, options, error, match):
     with pytest.raises(error, match=match):
         make(source, **options)
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict])
+def test_a_mapping_stays_of_its_kind(kind):
+    (first, *_) = make([kind(x=torch.arange(8))], calibration=0).draw(2)
+    assert type(first) is kind
+    assert first["x"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_only_batch_that_is_long_enough_is_not_held_back(seed):
+    batches = make([torch.ones(64), torch.ones(3)], seed=seed)
+    assert batches.n_available == 16
+    assert [len(batch) for batch in batches.calibration] == [3]
+
+
+def test_single_samples_do_not_renew_statistics_unless_there_is_nothing_else():
+    sizes = [len(b) for b in make([*[torch.ones(8)] * 3, torch.ones(1)]).remaining()]
+    assert sizes in ([8, 8], [8, 8, 8])
+    alone = make([torch.ones(1)] * 4, B=1).remaining()
+    assert [len(batch) for batch in alone] == [1, 1, 1]
+
+
+def test_a_samplers_own_generator_is_replayed_and_left_as_it_was():
+    data = TensorDataset(torch.arange(64))
+    generator = torch.Generator().manual_seed(5)
+    sampler = torch.utils.data.RandomSampler(data, generator=generator)
+    before = generator.get_state()
+    batches = make(DataLoader(data, 8, sampler=sampler))
+    drawn, held = seen(batches.draw(99)), seen(batches.calibration)
+    assert not set(drawn) & set(held)
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_batches_that_change_between_passes_are_refused():

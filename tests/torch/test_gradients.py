@@ -89,6 +89,116 @@ def test_tied_weights_collect_both_gradients():
     torch.testing.assert_close(loop[0], expected)
 
 
+class Aliased(nn.Module):
+    """The last layer is reachable by two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
+        self.head = self.layers[2]
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class LossModule(nn.Module):
+    """A loss that holds the network too."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_module_with_two_names_keeps_its_parameters(mlp, method, frozen):
+    _, batches, _ = mlp
+    model = Aliased()
+    model.head.weight.requires_grad_(not frozen)
+    held = [(p, p.detach().clone()) for p in model.parameters()]
+    A = matrix(model, batches, LossModule(model), method=method).A
+    for (parameter, values), now in zip(held, model.parameters(), strict=True):
+        assert now is parameter
+        assert type(now) is nn.Parameter
+        assert torch.equal(now, values)
+    assert model.head.weight is model.layers[2].weight
+    assert model.head.weight.requires_grad is not frozen
+    plain = matrix(model.layers, batches, LossModule(model), method="loop").A
+    torch.testing.assert_close(A, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_a_tensor_counts_for_its_own_batch_only(mlp, method):
+    model, batches, _ = mlp
+    batches = [(x, y, 10.0**i) for i, (x, y) in enumerate(batches)]
+
+    def scaled(model, batch):
+        x, y, factor = batch
+        return factor * nn.functional.cross_entropy(model(x), y)
+
+    A = matrix(model, batches, scaled, n=60, method=method).A
+    loop = matrix(model, batches, scaled, n=60, method="loop").A
+    torch.testing.assert_close(A, loop, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_may_come_in_another_order_in_another_batch(mlp, method):
+    model, batches, loss_fn = mlp
+    dicts = [
+        {"x": x, "y": y} if i % 2 else {"y": y, "x": x}
+        for i, (x, y) in enumerate(batches)
+    ]
+
+    def of_dict(model, batch):
+        return loss_fn(model, (batch["x"], batch["y"]))
+
+    A = matrix(model, dicts, of_dict, n=60, method=method).A
+    loop = matrix(model, batches, loss_fn, n=60, method="loop").A
+    torch.testing.assert_close(A, loop, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_may_differ_in_length(method):
+    model = nn.Linear(5, 2)
+    batches = [(torch.randn(16, t, 5), torch.randn(16, 2)) for t in (7, 9, 11, 8)]
+
+    def loss_fn(model, batch):
+        return nn.functional.mse_loss(model(batch[0]).mean(dim=1), batch[1])
+
+    A = matrix(model, batches, loss_fn, n=16, method=method).A
+    loop = matrix(model, batches, loss_fn, n=16, method="loop").A
+    torch.testing.assert_close(A, loop, rtol=1e-4, atol=1e-5)
+
+
+def test_a_buffer_replaced_in_the_forward_pass_is_put_back(method):
+    class Running(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(12, 3)
+            self.register_buffer("mean", torch.zeros(3))
+
+        def forward(self, x):
+            y = self.layer(x)
+            self.mean = 0.9 * self.mean + 0.1 * y.mean(dim=0).detach()
+            return y + self.mean
+
+    model = Running()
+    batches = [(torch.randn(16, 12), torch.randint(3, (16,))) for _ in range(4)]
+    buffer = model.mean
+    matrix(model, batches, LossModule(model), n=16, method=method)
+    assert model.mean is buffer
+    assert not bool(buffer.any())
+
+
+def test_what_can_be_batched_is_but_for_large_convolutions_on_a_cpu(case):
+    assert matrix(*case).method == "batched"
+
+
+def test_large_convolutions_are_looped_over_on_a_cpu(monkeypatch, conv):
+    # 4 samples: 8 x 27 x 6 x 6 products and sums in the stem alone.
+    monkeypatch.setattr(gradients, "CONVOLVING", 4 * 8 * 27 * 36 * 2)
+    assert matrix(*conv).method == "loop"
+
+
 def test_a_model_that_vmap_refuses_falls_back_to_the_loop(mlp):
     model, batches, loss_fn = mlp
 

@@ -1,6 +1,7 @@
 """Zeros stay zero while training; gradual pruning; resuming from a state_dict."""
 
 import copy
+import functools
 
 import pytest
 
@@ -163,6 +164,7 @@ def test_every_pruning_draws_its_own_samples_fixed_by_one_seed(mlp, monkeypatch)
     model, batches, loss_fn = mlp
     seeds = []
 
+    @functools.wraps(prune)
     def recording(*args, random_state, **options):
         seeds.append(random_state)
         return prune(*args, random_state=random_state, **options)
@@ -196,6 +198,76 @@ def test_gradual_pruning_resumes(mlp):
         assert torch.equal(again.kept.masks[name], mask)
     report = again.step()
     assert report.n_kept == round(0.4 * 224)
+    with pytest.raises(RuntimeError, match="has pruned already"):
+        again.load_state_dict(saved)
+
+
+def test_resuming_does_not_repeat_a_pruning_at_the_start(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    options = {"at": [0, 2, 4], "sparsity": 0.8, **QUICK}
+    with GradualPruner(model, optimizer, batches, loss_fn, **options) as pruner:
+        for _ in range(3):
+            train(model, batches, loss_fn, optimizer, epochs=1)
+            pruner.step()
+        saved = pruner.state_dict()
+    before, masks = copy.deepcopy(model.state_dict()), masks_of(model)
+    again = GradualPruner(model, optimizer, batches, loss_fn, resume=saved, **options)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for name, mask in masks.items():
+        assert torch.equal(again.kept.masks[name], mask)
+    assert again.step().n_kept == round((1 - 0.8) * 224)
+
+
+def test_an_interrupted_pruning_is_made_by_the_next_call(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    fails = [True]
+
+    def loss_once(model, batch):
+        if fails.pop() if fails else False:
+            raise KeyboardInterrupt
+        return loss_fn(model, batch)
+
+    pruner = GradualPruner(
+        model, optimizer, batches, loss_once, at=[1], sparsity=0.5, **QUICK
+    )
+    with pytest.raises(KeyboardInterrupt):
+        pruner.step()
+    assert pruner.state_dict() == {"count": 0}
+    assert pruner.step().n_kept == 112
+
+
+def test_options_are_checked_before_training_begins(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    for options, error, match in [
+        ({"n_gradient": 3}, TypeError, "n_gradient"),
+        ({"density": 0.1}, ValueError, "sparsity or density, not both"),
+        ({"sparsity": None}, ValueError, "give sparsity, density, pattern"),
+        ({"at": [2.5]}, ValueError, r"at=\[2.5\] must hold"),
+        ({"at": 5}, ValueError, "at=5 must hold"),
+        ({"at": ["a"]}, ValueError, "must hold the numbers"),
+        ({"resume": {"count": -1}}, ValueError, "count=-1"),
+    ]:
+        with pytest.raises(error, match=match):
+            GradualPruner(
+                model,
+                optimizer,
+                batches,
+                loss_fn,
+                **{"at": [1], "sparsity": 0.5, **options},
+            )
+
+
+def test_a_removed_hold_cannot_be_entered_again(mlp):
+    model, *_ = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with keep_pruned(model, optimizer) as hold:
+        pass
+    with pytest.raises(RuntimeError, match="was removed"), hold:
+        pass
 
 
 def test_bad_arguments(mlp):
@@ -205,6 +277,13 @@ def test_bad_arguments(mlp):
         keep_pruned(model, "Adam")
     with pytest.raises(ValueError, match=r"masks\['0.weight'\] fits no parameter"):
         keep_pruned(model, optimizer, {"0.weight": torch.ones(3, 3) > 0})
+    for masks, match in [
+        ({"0.weight": torch.ones(10, 12)}, "must be a torch.Tensor of bool"),
+        ({"0.weight": [[True]]}, "must be a torch.Tensor of bool; got list"),
+        ([], "must map names of parameters"),
+    ]:
+        with pytest.raises(TypeError, match=match):
+            keep_pruned(model, optimizer, masks)
     with pytest.raises(ValueError, match=r"at=\[\]"):
         GradualPruner(model, optimizer, batches, loss_fn, at=[], sparsity=0.5)
     with pytest.raises(ValueError, match="sparsity=2"):

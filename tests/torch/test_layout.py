@@ -69,8 +69,12 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(trained, argument):
 
 
 def test_selector_of_another_kind_is_refused(trained):
+    model = trained["mlp"][0]
     with pytest.raises(TypeError, match="got 3"):
-        select(trained["mlp"][0], include=[3])
+        select(model, include=[3])
+    for module in (model[0], model):
+        with pytest.raises(TypeError, match=r"got (Linear|Sequential)"):
+            select(model, include=module)
 
 
 def test_tied_weights_appear_once_and_under_any_of_their_names():
@@ -81,6 +85,16 @@ def test_tied_weights_appear_once_and_under_any_of_their_names():
     assert select(model) == ["a.weight"]
     assert select(model, include="b") == ["a.weight"]
     assert select(model, include="b.weight") == ["a.weight"]
+
+
+@pytest.mark.parametrize("name", ["a", "b", "a.weight", "b.weight"])
+def test_excluding_one_of_its_names_excludes_a_tied_weight(name):
+    model = nn.Module()
+    model.a = nn.Linear(4, 4, bias=False)
+    model.b = nn.Linear(4, 4, bias=False)
+    model.c = nn.Linear(4, 4, bias=False)
+    model.b.weight = model.a.weight
+    assert select(model, exclude=name) == ["c.weight"]
 
 
 def test_a_weight_tied_to_an_embedding_is_left_out_unless_included():

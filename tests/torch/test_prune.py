@@ -1,8 +1,10 @@
 """`prune`: exact sparsity everywhere, the rest untouched, all or nothing."""
 
 import copy
+import gc
 import math
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -27,7 +29,10 @@ def snapshot(model):
     return copy.deepcopy(
         (
             dict(model.state_dict()),
-            {name: m.training for name, m in model.named_modules()},
+            {
+                name: (m.training, getattr(m, "momentum", None))
+                for name, m in model.named_modules()
+            },
             {n: (p.requires_grad, p.grad) for n, p in model.named_parameters()},
         )
     )
@@ -440,6 +445,18 @@ BAD = [
         ValueError,
         "recalibrate_batchnorm",
     ),
+    ({"scope": {}}, ValueError, "names no layer"),
+    ({"sparsity": 0.5, "device": "gpu"}, ValueError, "device='gpu' cannot be used"),
+    ({"sparsity": 0.5, "random_state": 2**64}, ValueError, "must be below"),
+    ({"sparsity": 0.5, "random_state": -1}, ValueError, "random_state=-1"),
+    ({"sparsity": 0.5, "schedule": 3}, ValueError, "schedule=3 is unknown"),
+    ({"sparsity": 0.5, "schedule": [0.5, 1]}, ValueError, "is unknown"),
+    ({"sparsity": 0.5, "schedule": lambda t, n: None}, ValueError, "must rise"),
+    (
+        {"sparsity": 0.5, "stages": 3, "schedule": lambda t, n: (0, math.nan, 1)[t]},
+        ValueError,
+        "must rise",
+    ),
 ]
 
 
@@ -466,6 +483,8 @@ def _nan_in_calibration(model, batch):
         (None, lambda m, b: m(b[0]), TypeError, "scalar tensor; got shape"),
         (None, lambda m, b: m(b[0]).log().mean(), ValueError, "nan"),
         (None, lambda m, b: m(b[0]).nope, AttributeError, "nope"),
+        (None, nn.CrossEntropyLoss(), TypeError, "got CrossEntropyLoss"),
+        (None, "mse", TypeError, "got str"),
         (None, lambda m, b: 1e30 * m(b[0]).sum(), ValueError, "or its square is not"),
     ],
 )
@@ -483,6 +502,20 @@ def test_bad_batches_and_losses_leave_the_model_alone(
             **QUICK,
         )
     assert_unchanged(model, before)
+
+
+def test_what_is_no_model_or_not_initialised_is_refused(mlp):
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module; got list"):
+        prune([mlp[0]], mlp[1], mlp[2], sparsity=0.5)
+    model = nn.Sequential(nn.Linear(12, 3), nn.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match=r"buffer '1.running_mean' is not initialised"):
+        prune(model, mlp[1], mlp[2], sparsity=0.5)
+
+
+def test_schedules_of_no_stages_are_refused():
+    for stages in (0, 2.5):
+        with pytest.raises(ValueError, match=f"stages={stages}"):
+            schedule_fractions("linear", stages)
 
 
 def test_no_prunable_layer(mlp):
@@ -553,6 +586,126 @@ def test_buffers_written_in_the_forward_pass_are_put_back(mlp):
 
     prune(model, batches, loss_fn, sparsity=0.5, **FIXED)
     assert model.calls.item() == 0
+
+
+def test_an_exception_kept_by_the_caller_does_not_hold_torchs_random_state(mlp):
+    model, batches, _ = mlp
+
+    def failing(model, batch):
+        raise RuntimeError
+
+    def error():
+        try:
+            prune(model, batches, failing, sparsity=0.5, **FIXED)
+        except RuntimeError as raised:
+            return raised
+
+    before = torch.random.get_rng_state()
+    kept = error()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(42)
+    expected = torch.rand(3)
+    torch.manual_seed(42)
+    del kept
+    gc.collect()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_a_module_keeps_its_statistics_and_its_mode(conv):
+    model, batches, _ = conv
+    teacher = copy.deepcopy(model).eval()
+    state = copy.deepcopy(teacher.state_dict())
+
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.teacher = teacher
+
+        def forward(self, model, batch):
+            with torch.no_grad():
+                target = self.teacher(batch[0])
+            return nn.functional.mse_loss(model(batch[0]), target + 1)
+
+    loss_fn = Distilled()
+    prune(model, batches, loss_fn, sparsity=0.5, recalibrate_batchnorm=True, **FIXED)
+    assert loss_fn.training
+    assert not teacher.training
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+def test_autocast_around_prune_does_not_blind_the_choice(mlp):
+    model, batches, loss_fn = mlp
+    expected = copy.deepcopy(model)
+    prune(expected, batches, loss_fn, sparsity=0.9, **QUICK)
+    with torch.autocast("cpu", torch.bfloat16):
+        prune(model, batches, loss_fn, sparsity=0.9, **QUICK)
+        assert torch.is_autocast_enabled("cpu")
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_autocast_inside_the_loss_sees_the_weights_of_the_moment(mlp):
+    model, batches, loss_fn = mlp
+
+    def narrow(model, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss_fn(model, batch)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        report = prune(model, batches, narrow, sparsity=0.9, **QUICK)
+    assert len({trial.loss for trial in report.stages[0].trials}) > 1
+
+
+def test_a_floor_may_be_all_that_is_kept(mlp):
+    for share in ({"density": 0.1}, {"sparsity": 0.9}):
+        model, batches, loss_fn = copy.deepcopy(mlp[0]), *mlp[1:]
+        report = prune(model, batches, loss_fn, min_density=0.1, **share, **FIXED)
+        assert report.n_kept == 22
+        for layer in report.layers:
+            assert layer.n_kept >= int(0.1 * layer.n_weights)
+
+
+def test_floors_that_rounding_takes_beyond_the_budget_are_met():
+    model = nn.Sequential(
+        nn.Linear(3, 1), nn.Linear(1, 3), nn.Linear(3, 1), nn.Linear(1, 2)
+    )
+    batches = list(torch.randn(64, 3).split(16))
+
+    def loss_fn(model, x):
+        return model(x).square().mean()
+
+    report = prune(model, batches, loss_fn, sparsity=0.5, min_density=0.5, **FIXED)
+    assert report.n_kept == round(0.5 * 11)
+    assert all(layer.n_kept >= 1 for layer in report.layers)
+
+
+def test_a_last_batch_of_one_sample_does_not_hinder_batchnorm():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    batches = [torch.randn(64, 6)] * 4 + [torch.randn(1, 6)]
+
+    def loss_fn(model, x):
+        return (model(x) - x[:, :2]).square().mean()
+
+    options = {"sparsity": 0.5, "recalibrate_batchnorm": True, **FIXED}
+    report = prune(model, batches, loss_fn, **options)
+    assert report.batchnorm_recalibrated
+
+
+def test_without_regrowth_a_sparser_model_stays_as_sparse(mlp):
+    model, batches, loss_fn = mlp
+    prune(model, batches, loss_fn, sparsity=0.8, **FIXED)
+    left = 224 - zeros(model)
+    report = prune(model, batches, loss_fn, sparsity=0.3, regrow=False, **FIXED)
+    assert report.n_kept == left == 224 - zeros(model)
+    for name, mask in report.masks.items():
+        assert torch.equal(mask, model.get_parameter(name) != 0)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_sparsity_may_be_of_numpy(mlp, kind):
+    report = prune(*mlp, sparsity=kind(0.5), **FIXED)
+    assert report.n_kept == 112
 
 
 @pytest.mark.gpu

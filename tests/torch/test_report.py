@@ -96,6 +96,43 @@ def test_export_restores_the_model_and_counts_bytes(mlp, tmp_path):
     assert "saved" in str(small)
 
 
+def test_export_keeps_what_is_tied_and_what_is_no_tensor(tmp_path):
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(100, 32)
+            self.head = nn.Linear(32, 100, bias=False)
+            self.head.weight = self.embed.weight
+
+        def get_extra_state(self):
+            return {"version": 3}
+
+        def set_extra_state(self, state):
+            self.version = state["version"]
+
+    model = Language()
+    with torch.no_grad():
+        model.embed.weight.view(-1)[: 32 * 80] = 0
+    small = export_sparse(model)
+    assert [row.form for row in small.rows] == ["csr", "tied"]
+    assert small.dense_bytes == 4 * 3200
+    assert small.n_bytes == 8 * 640 + 4 * 101
+    torch.save(small.tensors, tmp_path / "small.pt")
+    torch.save(model.state_dict(), tmp_path / "dense.pt")
+    size = {
+        name: (tmp_path / f"{name}.pt").stat().st_size for name in ("small", "dense")
+    }
+    assert size["small"] < size["dense"]
+    other = Language()
+    other.load_state_dict(small.to_dense())
+    assert torch.equal(other.head.weight, model.head.weight)
+    assert other.version == 3
+
+
+def test_export_of_a_model_without_weights_prints():
+    assert "0 -> 0 bytes" in str(export_sparse(nn.ReLU()))
+
+
 def test_export_keeps_dense_what_would_not_be_smaller():
     small = export_sparse(nn.Linear(8, 8))
     assert [row.form for row in small.rows] == ["dense", "dense"]
