@@ -237,6 +237,26 @@ def _pruning():
             patch.setattr(gradients, "available_bytes", lambda device: 1000)
             run()
 
+    def removed():
+        hold = keep_pruned(model, optimizer(model))
+        hold.remove()
+        with hold:
+            pass
+
+    def resumed():
+        other = net()
+        pruner = GradualPruner(
+            other,
+            optimizer(other),
+            batches,
+            loss,
+            at=[0],
+            sparsity=0.5,
+            samples_per_gradient=2,
+            progress=False,
+        )
+        pruner.load_state_dict({"count": 3})
+
     model = net()
     return [
         lambda: run(Extra(nn.Linear(3, 3))),
@@ -286,6 +306,17 @@ def _pruning():
         lambda: keep_pruned(model, "SGD"),
         lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),
         lambda: GradualPruner(model, optimizer(model), batches, loss, at=[]),
+        lambda: run(scope={}),
+        lambda: run(nn.Sequential(nn.Linear(8, 2), nn.LazyBatchNorm1d())),
+        lambda: run(random_state=2**64),
+        lambda: run(device="gpu"),
+        lambda: run([net()]),
+        lambda: run(loss=nn.MSELoss()),
+        lambda: run(data=[(torch.ones(8, 8), np.ones(8))] * 3),
+        lambda: keep_pruned(model, optimizer(model), []),
+        lambda: keep_pruned(model, optimizer(model), {"0.weight": torch.ones(4, 8)}),
+        removed,
+        resumed,
     ]
 
 
