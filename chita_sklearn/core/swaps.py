@@ -125,13 +125,13 @@ def swaps(
     while rounds < max_iter:
         rounds += 1
         if W is None or room < p:
+            W = None  # the memory of the old one goes before more is taken
             gain = _scan(problem, pattern, S, g, h)
             gain = problem.xp.where(outside, problem.xp.full_like(gain, -np.inf), gain)
             least = (GAIN if len(S) == k else NOISE) * scale
             if search is None and not float(problem.xp.max(gain)) > least:
                 status = Status.CONVERGED
                 break
-            W = None  # the old one goes before the new one comes
             W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
         S_W = np.searchsorted(W.members, S)
         with one_blas_thread():
