@@ -7,6 +7,7 @@ share, plus a price for the model's size. Smaller is better.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,9 @@ def ebic(
     if not 0 <= gamma <= 1:
         msg = f"gamma={gamma!r}; it must be in [0, 1]. 0 is BIC, 1 the full extension."
         raise ValueError(msg)
+    if not isinstance(n_features, Integral):
+        msg = f"n_features={n_features!r} must be an int."
+        raise ValueError(msg)
     count = _number(k, "k")
     if np.any(count > n_features):
         msg = (
@@ -180,7 +184,7 @@ def ebic(
 
 def _deviance(n_samples: float, rss: Any) -> Any:
     """n log(rss / n)."""
-    if not n_samples > 0:
+    if not (isinstance(n_samples, Real) and 0 < n_samples < np.inf):
         msg = f"n_samples={n_samples!r}; it must be in (0, inf)."
         raise ValueError(msg)
     with np.errstate(divide="ignore"):  # log 0 = -inf is what a perfect fit is due

@@ -550,7 +550,9 @@ def _scores(
     for t, k in enumerate(path.ks):
         model = ChitaRegressor(int(k), path.ridge)
         model.n_features_in_ = path.n_features
-        model.coef_, model.intercept_ = path.coefs[:, t], path.intercepts[t]
+        for name, value in _of_path(path, t).items():
+            setattr(model, name, value)
+        model.k_ = int(k)
         scores.append(float(scorer(model, X, y, **params)))
     return np.asarray(scores)
 

@@ -312,9 +312,9 @@ def path_of(
     objectives = np.asarray([s.objective for s in solutions])
     if not np.all(np.isfinite(objectives)):
         msg = (
-            f"An objective is {objectives.max()}: the squares of X or y are too large "
-            "for floating-point numbers. Scale the columns of X and y, for example "
-            "with sklearn.preprocessing.StandardScaler."
+            f"An objective is {objectives.max()}: the squares of coef_prior, or of the "
+            "coefficients, are too large for floating-point numbers. Scale X and y, "
+            "for example with sklearn.preprocessing.StandardScaler, or coef_prior."
         )
         raise ValueError(msg)
     supports = tuple(indices(coef != 0) for coef in coefs)

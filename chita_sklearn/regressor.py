@@ -192,9 +192,9 @@ class ChitaRegressor(
     the attributes when it ends. If it raises, or is interrupted, in between, the
     estimator is not fitted.
 
-    **Selecting features.** ``SelectFromModel(ChitaRegressor(k), threshold=1e-8)`` keeps
-    the chosen features. State the threshold: the default, the mean of the absolute
-    coefficients, drops chosen features whose coefficients are small.
+    **Selecting features.** ``SelectFromModel(ChitaRegressor(k), threshold=1e-300)``
+    keeps the chosen features. State the threshold: the default, the mean of the
+    absolute coefficients, drops chosen features whose coefficients are small.
 
     **Two-dimensional y.** Each target is a problem of its own, with a support of its
     own, as for :class:`~sklearn.linear_model.OrthogonalMatchingPursuit`.
@@ -293,8 +293,9 @@ class ChitaRegressor(
         ValueError
             For a parameter out of range; NaN or infinity in X, y, `sample_weight` or
             `coef_prior`; empty X; lengths that do not match; weights that are
-            negative or all zero; ``solver="dual"`` without a ridge; an objective too
-            large for the floating-point type.
+            negative or all zero; ``solver="dual"`` without a ridge; columns or y
+            longer than 1e70 or shorter than 1e-70, or an objective too large for
+            floating-point numbers.
         TypeError
             For a parameter of the wrong type, a sparse y, or an array in GPU memory
             without array API dispatch.
@@ -302,7 +303,8 @@ class ChitaRegressor(
         Warns
         -----
         ConvergenceWarning
-            If `max_iter` was reached while the solution was still improving.
+            If `max_iter` was reached before the search, or the proof of
+            ``solver="exact"``, was finished.
         UserWarning
             If ``ridge=0`` and the chosen columns are linearly dependent, so that the
             coefficients are not unique.
@@ -345,9 +347,10 @@ class ChitaRegressor(
             )
             if not math.isfinite(solution.objective):
                 msg = (
-                    f"The objective is {solution.objective}: the squares of X or y "
-                    "are too large for floating-point numbers. Scale the columns of X "
-                    "and y, for example with sklearn.preprocessing.StandardScaler."
+                    f"The objective is {solution.objective}: the squares of "
+                    "coef_prior, or of the coefficients, are too large for "
+                    "floating-point numbers. Scale X and y, for example with "
+                    "sklearn.preprocessing.StandardScaler, or coef_prior."
                 )
                 raise ValueError(msg)
             outcome.add(problem, solution)

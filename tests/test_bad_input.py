@@ -8,7 +8,7 @@ import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
-from chita_sklearn import ChitaRegressor
+from chita_sklearn import ChitaRegressor, chita_path
 
 NAN, INF = float("nan"), float("inf")
 
@@ -234,10 +234,50 @@ def test_numbers_whose_squares_overflow(data, dtype, size):
         assert_array_equal(model.fit(X, y).support_, [1, 4])
         return
     with (
-        pytest.raises(ValueError, match=r"too large.*Scale the columns"),
+        pytest.raises(ValueError, match=r"centred.*in \[1e-70, 1e\+70\]"),
         np.errstate(over="ignore", invalid="ignore"),
     ):
         model.fit(X, y)
+
+
+@pytest.mark.parametrize("solver", ["auto", "swap", "dual", "iht", "dense", "exact"])
+@pytest.mark.parametrize(
+    ("of_X", "of_y", "of_weights", "what"),
+    [
+        (1e76, 1e76, 1.0, "y"),
+        (1e160, 1.0, 1.0, "the longest column of X"),
+        (1e300, 1.0, 1.0, "the longest column of X"),
+        (1e-90, 1.0, 1.0, "the longest column of X"),
+        (1e-180, 1.0, 1.0, "the longest column of X"),
+        (1.0, 1e-90, 1.0, "y"),
+        (1.0, 1.0, 1e200, "y"),
+        (1.0, 1.0, 1e308, "y"),
+        (1.0, 1.0, 1e-200, "y"),
+    ],
+)
+def test_lengths_beyond_what_can_be_squared(data, solver, of_X, of_y, of_weights, what):
+    X, y = data
+    weights = np.full(len(y), of_weights)
+    for fit in (
+        ChitaRegressor(2, 1e-3, solver=solver).fit,
+        lambda X, y, weights: chita_path(X, y, 2, sample_weight=weights),
+    ):
+        with (
+            pytest.raises(ValueError, match=r"centred.*in \[1e-70, 1e\+70\]") as error,
+            np.errstate(all="ignore"),
+        ):
+            fit(X * of_X, y * of_y, weights)
+        assert what in str(error.value) or of_weights != 1.0
+
+
+def test_the_sparse_are_refused_alike(data):
+    X, y = data
+    for scale in (1e-180, 1e160):
+        with (
+            pytest.raises(ValueError, match="the longest column of X"),
+            np.errstate(all="ignore"),
+        ):
+            ChitaRegressor(2).fit(scipy.sparse.csr_array(X * scale), y)
 
 
 # Not errors.

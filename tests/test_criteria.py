@@ -89,6 +89,9 @@ def test_a_perfect_fit_is_minus_infinity_without_a_warning():
         (lambda: aic(10, 1.0, -1), "k=-1"),
         (lambda: ebic(10, 1.0, 6, n_features=5), "k=6 is more than n_features=5"),
         (lambda: ebic(10, 1.0, 2, n_features=5, gamma=1.5), "gamma=1.5"),
+        (lambda: bic("a", 1.0, 1), "n_samples='a'"),
+        (lambda: aic(np.inf, 1.0, 1), "n_samples=inf"),
+        (lambda: ebic(10, 1.0, 2, n_features=2.5), "n_features=2.5 must be an int"),
     ],
 )
 def test_impossible_numbers_are_refused(call, message):

@@ -535,6 +535,17 @@ def test_bad_parameters_are_refused(data, parameters, message):
         ChitaRegressorCV(**({"n_restarts": 0, "cv": 2} | parameters)).fit(*data)
 
 
+def test_a_scorer_may_ask_for_the_size_of_the_model(data):
+    X, y = data
+
+    def priced(model, X, y):
+        assert len(model.get_support(indices=True)) <= model.k_
+        return model.score(X, y) - 1.0 * len(model.support_)
+
+    model = ChitaRegressorCV(4, cv=2, n_restarts=0, scoring=priced).fit(X, y)
+    assert model.k_ == 1
+
+
 def test_a_score_that_is_nan_is_not_chosen(data):
     X, y = data
     scorer = fixed_scores({1: [np.nan] * 2, 2: [1.0] * 2, 3: [2.0, np.nan]})

@@ -90,11 +90,13 @@ class _OnDevice:
 
 def _regression():
     """Calls that provoke each message of `chita_sklearn`."""
+    from sklearn.linear_model import Ridge
     from sklearn.metrics import make_scorer
 
     from chita_sklearn import (
         ChitaRegressor,
         ChitaRegressorCV,
+        CVDisplay,
         PathDisplay,
         aic,
         bic,
@@ -147,8 +149,9 @@ def _regression():
         lambda: fit(sample_weight=np.zeros(20)),
         lambda: fit(coef_prior=[1.0]),
         lambda: fit(coef_prior=[np.nan] * 6),
-        lambda: fit(X=X * 1e200, y=Y * 1e200),
-        lambda: chita_path(X * 1e200, Y * 1e200, 2),
+        lambda: fit(X=X * 1e200),
+        lambda: fit(ridge=1.0, coef_prior=np.full(6, 1e200)),
+        lambda: chita_path(X, Y, 2, ridge=1.0, coef_prior=np.full(6, 1e200)),
         lambda: fit(solver="dual", ridge=0.0, X=wide[:20]),
         lambda: chita_path(X, Y, []),
         lambda: chita_path(X, Y, [0]),
@@ -163,6 +166,9 @@ def _regression():
         lambda: aic(10, -1.0, 1),
         lambda: PathDisplay.from_path(chita_path(X, Y, 2)).plot(kind="neither"),
         lambda: PathDisplay.from_estimator(fit()),
+        lambda: PathDisplay.from_estimator(Ridge().fit(X, Y), X, Y),
+        lambda: CVDisplay.from_estimator(fit()),
+        lambda: ebic(10, 1.0, 2, n_features=2.5),
         without_matplotlib,
         lambda: fit(X=_OnDevice()),
         elsewhere,

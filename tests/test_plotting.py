@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from chita_sklearn import (
     ChitaRegressor,
@@ -226,6 +229,14 @@ def test_unfitted_and_unknown_are_refused(path):
         CVDisplay.from_estimator(ChitaRegressorCV())
     with pytest.raises(NotFittedError):
         PathDisplay.from_estimator(ChitaRegressor())
+    X, y = np.eye(6), np.arange(6.0)
+    single = ChitaRegressor(2).fit(X, y)
+    for other in (single, make_pipeline(StandardScaler(), single).fit(X, y)):
+        with pytest.raises(TypeError, match="must be a fitted ChitaRegressorCV"):
+            CVDisplay.from_estimator(other)
+    for other in (make_pipeline(StandardScaler(), single), LinearRegression()):
+        with pytest.raises(TypeError, match="must be a fitted ChitaRegressor or"):
+            PathDisplay.from_estimator(other.fit(X, y), X, y)
     with pytest.raises(ValueError, match="kind='lines' is not known; choose"):
         PathDisplay.from_path(path, kind="lines")
 

@@ -1,6 +1,7 @@
 """Claims about `ChitaRegressor`, each on data where the right answer is known."""
 
 import pickle
+import re
 import signal
 import tracemalloc
 from dataclasses import replace
@@ -882,7 +883,7 @@ def test_cross_val_score(data):
 def test_select_from_model_keeps_all_chosen_features_at_a_tiny_threshold(data):
     X, y = data
     y = y + 0.2 * X[:, 15]  # a feature that matters little
-    selector = SelectFromModel(ChitaRegressor(4), threshold=1e-8).fit(X, y)
+    selector = SelectFromModel(ChitaRegressor(4), threshold=1e-300).fit(X, y)
     assert_array_equal(selector.get_support(indices=True), [3, 7, 12, 15])
     assert selector.transform(X).shape == (80, 4)
     # What the docstring warns of: the default threshold is the mean coefficient.
@@ -903,3 +904,38 @@ def test_sample_weight_is_routed(data):
         )
     assert search.best_params_ == {"k": 3}
     assert_array_equal(search.best_estimator_.support_, list(TRUTH))
+
+
+@pytest.mark.parametrize("solver", ["auto", "swap", "exact"])
+@pytest.mark.parametrize("power", [-200, -100, -60, 60, 100, 200])
+def test_the_choice_does_not_depend_on_the_unit_of_x(solver, power):
+    # Powers of two scale without rounding. Correlated columns make P large as well.
+    rng = np.random.default_rng(power % 7)
+    X = rng.standard_normal((60, 1)) + 0.01 * rng.standard_normal((60, 30))
+    y = X[:, :5] @ rng.standard_normal(5) + 0.05 * rng.standard_normal(60)
+    scale = 2.0**power
+    for k in (4, 8):
+        expected = ChitaRegressor(k, 0.0, solver=solver, random_state=0).fit(X, y)
+        model = ChitaRegressor(k, 0.0, solver=solver, random_state=0).fit(X * scale, y)
+        assert_array_equal(model.support_, expected.support_)
+        assert len(model.support_) == k
+        assert_allclose(model.coef_ * scale, expected.coef_, rtol=1e-6)
+
+
+def test_light_samples_do_not_change_the_number_of_features():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 1)) + 1e-3 * rng.standard_normal((100, 40))
+    y = X[:, :6] @ rng.standard_normal(6) + rng.standard_normal(100)
+    for seed in range(3):
+        model = ChitaRegressor(6, 1e-4, random_state=seed)
+        assert len(model.fit(X, y, np.full(100, 1e-36)).support_) == 6
+
+
+def test_the_history_tells_what_restarts_gained():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 60)), rng.standard_normal(40)
+    history = ChitaRegressor(6, 0.0, random_state=0).fit(X, y).solver_history_
+    assert any(
+        re.match(r"restarts: \d+, of which \d+ found a better support", line)
+        for line in history
+    )

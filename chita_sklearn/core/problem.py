@@ -29,6 +29,9 @@ SIDE_LEAST = 1200  # of a Gram matrix: 12 MB are of no account
 # are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
 # every COLUMNS_A_PASS columns.
 TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
+# Lengths of the longest column of A and of b between which the squares of their
+# products, which gains are, are neither rounded to zero nor too large for a float.
+SHORTEST, LONGEST = 1e-70, 1e70
 FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
 
 
@@ -50,6 +53,12 @@ class LeastSquares(Quadratic):
         Non-negative, not all zero; None is one each.
     fit_intercept : bool, default=False
         Minimise over an unpenalised constant as well, by centring.
+
+    Raises
+    ------
+    ValueError
+        If y, or the longest column of X, centred and weighted, is so long or so short
+        that the squares of their products are no floating-point numbers.
 
     Attributes
     ----------
@@ -109,9 +118,10 @@ class LeastSquares(Quadratic):
             # A constant column leaves the rounding of its mean: no column.
             rounding = self.n * (4 * float(xp.finfo(h.dtype).eps) * self._m) ** 2
             self._norms = xp.where(h > rounding, h, xp.zeros_like(h))
+            self._check_columns(h)
             self._y_bar = float(xp.sum(share * y)) / self.n
             y = y - self._y_bar
-        self.b = self._weigh(y)
+        self.b = self._checked(self._weigh(y))
         # Grams that a Backsolver left for the next one, and the triangular factor of
         # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
@@ -132,7 +142,7 @@ class LeastSquares(Quadratic):
                 share = self._s if self._s is not None else self.xp.ones_like(y)
                 other._y_bar = float(self.xp.sum(share * y)) / self.n
                 y = y - other._y_bar
-            other.b, other._factor = self._weigh(y), []
+            other.b, other._factor = self._checked(self._weigh(y)), []
         return other
 
     def reduced(self, passes: float) -> LeastSquares:
@@ -181,6 +191,22 @@ class LeastSquares(Quadratic):
             R = triangular(xp.matrix_transpose(stack))
             stack[:, :size] = xp.matrix_transpose(R)
         return R
+
+    def _check_columns(self, h: Array) -> None:
+        """Refuse columns that are all too short or too long, given h_j = ||a_j||^2."""
+        length = float(self.xp.sqrt(self.xp.max(h))) if h.shape[0] else 0.0
+        if length == 0.0:  # or so short that its square is
+            length = self._data.largest()
+        _check_length(length, "the longest column of X")
+
+    def _checked(self, b: Array) -> Array:
+        """Return b, unless it is too short or too long."""
+        size = float(self.xp.max(self.xp.abs(b)))
+        length = size
+        if 0 < size < math.inf:
+            length = size * float(self.xp.linalg.vector_norm(b / size))
+        _check_length(length, "y")
+        return b
 
     @property
     def _gram_block(self) -> int:
@@ -234,6 +260,7 @@ class LeastSquares(Quadratic):
         """h_j = ||a_j||^2, shape (p,). One pass over X, the first time."""
         if self._norms is None:
             self._norms, _ = self._data.spread(self._s, self._m)
+            self._check_columns(self._norms)
         return self._norms
 
     def columns(
@@ -331,3 +358,14 @@ class LeastSquares(Quadratic):
         if self._m is None or self._y_bar is None:
             return 0.0
         return self._y_bar - float(self._m @ self.xp.astype(w, self.xp.float64))
+
+
+def _check_length(length: float, name: str) -> None:
+    if length == 0.0 or SHORTEST <= length <= LONGEST:
+        return
+    msg = (
+        f"{name}, centred and times the square roots of the sample weights, has length "
+        f"{length:.3g}; it must be 0 or in [1e-70, 1e+70]. Scale X and y, for example "
+        "with sklearn.preprocessing.StandardScaler, or the weights."
+    )
+    raise ValueError(msg)

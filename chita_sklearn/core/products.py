@@ -83,6 +83,10 @@ class Dense:
         """X[rows, :] in float64; a view where X is."""
         return self.read(rows, slice(None))
 
+    def largest(self) -> float:
+        """The largest magnitude in X."""
+        return max(float(self.xp.max(self.X)), -float(self.xp.min(self.X)))
+
     def part(self, rows: slice) -> Dense:
         """X[rows, :], a view."""
         return Dense(self.X[rows, :])
@@ -138,6 +142,9 @@ class Sparse:
 
     def rows(self, rows: slice) -> np.ndarray:  # noqa: D102
         return self.X[rows].toarray().astype(np.float64, copy=False)
+
+    def largest(self) -> float:  # noqa: D102
+        return float(np.max(np.abs(self.X.data), initial=0.0))
 
     def part(self, rows: slice) -> Sparse:  # noqa: D102
         return Sparse(self.X[rows])

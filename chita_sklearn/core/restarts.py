@@ -54,13 +54,13 @@ class Restarts:
 
     Attributes
     ----------
-    done : int
-        Restarts made.
+    done, better : int
+        Restarts made, and those that found a better support.
     """
 
     def __init__(self, n_restarts: int, rng: np.random.Generator) -> None:
         self.n_restarts = n_restarts
-        self.done = 0
+        self.done = self.better = 0
         self._failed = 0
         self._rng = rng
 
@@ -69,6 +69,10 @@ class Restarts:
         n, total = problem.n_rows, self.n_restarts
         copied = max(MEMORY, n * problem.p // 10)
         return int(min(GAINS * total / k, ENTRIES * total / n, copied / n, COLUMNS))
+
+    def note(self) -> str:
+        """What was done, in words."""
+        return f"restarts: {self.done}, of which {self.better} found a better support"
 
     def __call__(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
@@ -90,6 +94,7 @@ class Restarts:
                     new, value, _ = W.improve(new, max_swaps=most)
             if value > best * GAINED:
                 S, best, walk, self._failed = new, value, None, 0
+                self.better += 1
             if stop(S):
                 break
         return S

@@ -15,8 +15,9 @@ class Status(Enum):
     CONVERGED = "No improver finds a better solution."
     WITHIN_TOL = "The certified gap is within tol."
     MAX_ITER = (
-        "The iteration limit was reached while the solution was still improving. "
-        "Raise max_iter, or accept the solution: its objective and gap are exact."
+        "The iteration limit was reached before the search, or the proof of "
+        "solver='exact', was finished. Raise max_iter, or accept the solution: its "
+        "objective and gap are exact."
     )
     STOPPED = "The caller asked to stop."
     NOT_UNIQUE = (

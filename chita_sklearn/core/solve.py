@@ -27,6 +27,7 @@ from .swaps import swaps
 
 SWAPS_UP_TO = 500  # non-zeros; beyond, the number of swaps and m s for each weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
+EXACT_UP_TO, FEW_COLUMNS = 10**5, 1000  # where a proof is asked for: a second
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
 INEXACT = 1e-12  # share of n F(0) that an optimum may be off by
 NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost the residual
@@ -67,7 +68,8 @@ def solve(
         - "dual": dual ascent from the magnitude of w_bar, or from `start`.
         - "iht": the paper's pipeline, hard thresholding and backsolve.
         - "dense": backsolve on the support of the unconstrained minimiser.
-        - "exact": "swap", then branch and bound until the gap is within `tol`, on 100
+        - "exact": every support in turn where there are at most `EXACT_UP_TO`; else
+          "swap", then branch and bound until the gap is within `tol`, on 100
           `max_iter` nodes at most. Only "swap" for patterns other than `Cardinality`,
           or where the bound leaves more than 1000 coordinates undecided.
         - "auto": every support in turn where there are at most `ENUMERATE_UP_TO`;
@@ -176,13 +178,16 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
             f"solver={solver!r} does not know blocks; choose 'dual', 'iht' or 'dense'."
         )
         raise ValueError(msg)
+    if isinstance(pattern, Cardinality) and isinstance(problem, LeastSquares):
+        few = {"auto": ENUMERATE_UP_TO, "exact": EXACT_UP_TO}.get(solver, 0)
+        if problem.p <= FEW_COLUMNS and comb(problem.p, size) <= few:
+            why = f"plan enumerate: {comb(problem.p, size)} supports in all"
+            return "enumerate", why
     if solver != "auto":
         return solver, f"plan {solver}: asked for"
     if not isinstance(problem, LeastSquares):
         name = "dual" if problem.mu > 0 else "iht"
         return name, f"plan {name}: the block approximation"
-    if isinstance(pattern, Cardinality) and comb(problem.p, size) <= ENUMERATE_UP_TO:
-        return "enumerate", f"plan enumerate: {comb(problem.p, size)} supports in all"
     if size <= SWAPS_UP_TO:
         return "swap", f"plan swap: {size} non-zeros are few enough for all-pairs swaps"
     if problem.mu > 0:

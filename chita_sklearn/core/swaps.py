@@ -39,6 +39,9 @@ class Search(Protocol):
     def room(self, problem: LeastSquares, k: int) -> int:
         """How many columns its working sets should have."""
 
+    def note(self) -> str:
+        """What it did, in words."""
+
     def __call__(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
     ) -> np.ndarray:
@@ -150,6 +153,8 @@ def swaps(
             break
     found = _minimiser(problem, S)
     note = f"swaps: {n_swaps} on {rounds} working sets of up to {room} columns"
+    if search is not None:
+        note = f"{search.note()}, on {rounds} working sets of up to {room} columns"
     if solution is not None and not found.objective < solution.objective:
         found = solution
     elif solution is not None:

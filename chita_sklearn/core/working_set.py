@@ -131,11 +131,12 @@ class WorkingSet:
             ).T
             z = dtrsv(L, self.g[S], lower=1)
             q, d = q - z @ V[:start], d - np.sum(V[:start] ** 2, axis=0)
+        least = DEPENDENT * self.h + TINY
         floor = NOISE * float(np.max(self.g**2 / np.maximum(self.h, TINY), initial=0))
         for t in range(start, size):
             gain = q**2
-            gain /= np.maximum(d, TINY)
-            gain[d <= DEPENDENT * self.h] = 0.0
+            gain /= np.maximum(d, least)
+            gain[d <= least] = 0.0
             gain[~self.may_join(in_S, gain)] = 0.0
             j = int(np.argmax(gain))
             if not gain[j] > floor:
@@ -152,13 +153,13 @@ class WorkingSet:
         P, w, _ = self.at(S)
         kept = np.ones(len(S), dtype=bool)
         for _ in range(len(S) - size):
-            cost = np.where(kept, w**2, np.inf) / P.diagonal()
+            cost = np.full(len(S), np.inf)
+            np.divide(w**2, P.diagonal(), out=cost, where=kept)
             i = int(np.argmin(cost))
             kept[i] = False
             x = P[i] / P[i, i]
             w = w - w[i] * x
             P = minus(P, x[None], P[i : i + 1].copy())
-            P[i, i] = 1.0  # not the rounding of 0
         return S[kept]
 
     def best_start(self) -> np.ndarray:

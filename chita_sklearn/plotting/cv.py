@@ -186,6 +186,14 @@ class CVDisplay:
             The display, drawn.
         """
         check_is_fitted(estimator)
+        if not hasattr(estimator, "score_path_") and not hasattr(
+            estimator, "criterion_path_"
+        ):
+            msg = (
+                f"estimator is a {type(estimator).__name__}; it must be a fitted "
+                "ChitaRegressorCV. Of a pipeline, pass its last step."
+            )
+            raise TypeError(msg)
         results, n_ks = estimator.cv_results_, len(estimator.ks_)
         errors = None
         if estimator.criterion == "cv":

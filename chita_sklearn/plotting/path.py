@@ -296,6 +296,13 @@ class PathDisplay:
         """
         check_is_fitted(estimator)
         path = getattr(estimator, "path_", None)
+        if path is None and not hasattr(estimator, "solver_history_"):
+            msg = (
+                f"estimator is a {type(estimator).__name__}; it must be a fitted "
+                "ChitaRegressor or ChitaRegressorCV. Of a pipeline, pass its last step "
+                "and the X that reaches it."
+            )
+            raise TypeError(msg)
         if path is None:
             if X is None or y is None:
                 msg = (

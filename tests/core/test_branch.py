@@ -64,7 +64,7 @@ def test_no_rounding_lifts_the_bound_above(oracle, mean, dtype, seed, logridge):
 
 def test_independent_columns_are_bounded_without_a_ridge():
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((80, 20))
+    X = rng.standard_normal((80, 50))  # too many supports to try them all
     problem = LeastSquares(X, X[:, :5] @ np.ones(5) + rng.standard_normal(80))
     found = solve(problem, Cardinality(4), solver="exact")
     assert found.status is Status.WITHIN_TOL
@@ -75,9 +75,25 @@ def test_independent_columns_are_bounded_without_a_ridge():
     assert found.objective <= swapped.objective
 
 
+def test_few_supports_are_all_tried_where_a_proof_is_asked_for():
+    # Columns depend on each other, so that branch and bound would not begin.
+    rng = np.random.default_rng(2958)
+    X = (rng.standard_normal((12, 15)) > 0.5) * 1.0
+    y = rng.standard_normal(12)
+    problem = LeastSquares(X, y, ridge=1e-8)
+    found = solve(problem, Cardinality(7), solver="exact")
+    assert found.status is Status.OPTIMAL
+    assert found.history[0] == "plan enumerate: 6435 supports in all"
+    best = min(
+        np.sum((y - X[:, S] @ np.linalg.lstsq(X[:, S], y, rcond=None)[0]) ** 2)
+        for S in map(list, itertools.combinations(range(15), 7))
+    )
+    assert 2 * found.objective <= best * (1 + 1e-4) + 1e-6
+
+
 def test_what_it_cannot_do_it_says():
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((20, 30)), rng.standard_normal(20)
+    X, y = rng.standard_normal((20, 60)), rng.standard_normal(20)
     found = solve(LeastSquares(X, y), Cardinality(4), solver="exact")
     assert "not begun, for columns depend on each other" in found.history[-1]
     X = rng.standard_normal((5, 1500))
