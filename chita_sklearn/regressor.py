@@ -103,9 +103,10 @@ class ChitaRegressor(
         - "iht" is the published pipeline: iterative hard thresholding with an exact
           line search on an active set, then the least-squares refit.
         - "dense" keeps the largest of the ridge regression on all features, refitted.
-        - "exact" does what "swap" does, then proves the answer, or betters it, by
-          branch and bound: until the gap is within `tol`, for at most 100 `max_iter`
-          nodes. For some hundred features; seconds, or in vain.
+        - "exact" tries every support where there are at most 100,000; else it does
+          what "swap" does, then proves the answer, or betters it, by branch and
+          bound: until the gap is within `tol`, for at most 100 `max_iter` nodes. For
+          some hundred features; in seconds or, in vain, in minutes.
 
     n_restarts : int, default=10
         The search "swap" ends after so many attempts in a row to better its best
