@@ -123,7 +123,9 @@ def prune(
     schedule : {"exponential", "cubic", "linear"} or callable, default="exponential"
         Sparsity over the stages, from 0.1; see `chita_torch.schedule_fractions`.
     regrow : bool, default=True
-        Whether a weight pruned in one stage may return in the next.
+        Whether a weight pruned in one stage may return in the next. If not, those that
+        are zero to begin with stay so too: a model that is sparser than asked remains
+        as sparse.
     n_gradients : int, default=1000
         Rows n of A. Fewer are used, and the report says so, where the batches do not
         hold as many micro-batches.

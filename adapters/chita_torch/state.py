@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from .batches import Tree, n_samples
@@ -81,7 +82,7 @@ def recalibrate_batchnorm(
     batches : iterable of batches
         Each counts once, as `torch.optim.swa_utils.update_bn` has it.
     """
-    layers = [m for m in model.modules() if _has_statistics(m)]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     try:
         module = LossModule(model, loss_fn).eval()
@@ -102,9 +103,7 @@ def restore_statistics(saved: _Buffers) -> None:
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-        module.running_mean is not None
-    )
+    return isinstance(module, _BatchNorm) and (module.running_mean is not None)
 
 
 def _save_buffers(model: nn.Module) -> _Buffers:

@@ -4,4 +4,5 @@
 def fit_chita(X, y, k, **settings):
     from chita_sklearn import ChitaRegressor
 
-    return ChitaRegressor(k, ridge=1e-10, **settings).fit(X, y).coef_
+    model = ChitaRegressor(k, ridge=1e-10, random_state=0, **settings)
+    return model.fit(X, y).coef_

@@ -54,12 +54,6 @@ class LeastSquares(Quadratic):
     fit_intercept : bool, default=False
         Minimise over an unpenalised constant as well, by centring.
 
-    Raises
-    ------
-    ValueError
-        If y, or the longest column of X, centred and weighted, is so long or so short
-        that the squares of their products are no floating-point numbers.
-
     Attributes
     ----------
     n_rows, p : int
@@ -74,6 +68,12 @@ class LeastSquares(Quadratic):
         w_bar.
     dtype : dtype
         The type of X: coefficients are returned in it.
+
+    Raises
+    ------
+    ValueError
+        If y, or the longest column of X, centred and weighted, is so long or so short
+        that the squares of their products are no floating-point numbers.
     """
 
     def __init__(

@@ -557,6 +557,25 @@ def test_an_interrupted_prune_leaves_the_model_as_it_was(conv, when, error):
     assert_unchanged(model, before)
 
 
+def test_an_interrupt_leaves_the_momentum_of_every_batchnorm():
+    model = nn.Sequential(
+        nn.Linear(6, 8),
+        nn.BatchNorm1d(8),
+        nn.BatchNorm1d(8, track_running_stats=False),
+        nn.Linear(8, 2),
+    ).eval()
+    batches = list(torch.randn(64, 6).split(16))
+
+    def failing(model, x):
+        if model[1].training:
+            raise KeyboardInterrupt
+        return (model(x) - x[:, :2]).square().mean()
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, batches, failing, sparsity=0.5, **FIXED)
+    assert [model[1].momentum, model[2].momentum] == [0.1, 0.1]
+
+
 def test_training_flags_and_requires_grad_survive_success(conv):
     model, batches, loss_fn = conv
     model.norm.eval()
