@@ -245,8 +245,9 @@ def finetune(
     batches, steps = batches_of(train, 100), epochs * len(train[1]) // 100
     every = 7 * len(train[1]) // 4000
     last = (PRUNINGS - 1) * every
-    with torch.no_grad():
-        dense = torch.cat([model(images) for images, _ in batches])
+    if recipe.temperature is not None:
+        with torch.no_grad():
+            dense = torch.cat([model(images) for images, _ in batches])
     optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4
     )
@@ -273,10 +274,10 @@ def finetune(
             model.train()
             for part in torch.randperm(len(train[1])).split(100):
                 optimizer.zero_grad()
-                outputs = model(train[0][part])
                 if recipe.temperature is None:
-                    loss = nn.functional.cross_entropy(outputs, train[1][part])
+                    loss = loss_fn(model, (train[0][part], train[1][part]))
                 else:
+                    outputs = model(train[0][part])
                     loss = distillation(outputs, dense[part], recipe.temperature)
                 loss.backward()
                 optimizer.step()

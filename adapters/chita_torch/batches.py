@@ -164,11 +164,10 @@ class Batches:
                 f"samples_per_gradient <= {smallest}."
             )
             raise ValueError(msg)
-        counts = torch.tensor([size // samples_per_gradient for size, _ in self._marks])
-        self._held = self._hold_back(calibration, counts)
-        self.calibration = [b for i, b in self._checked_pass() if i in self._held]
-        self._counts = counts
+        self._counts = torch.tensor([n // samples_per_gradient for n, _ in self._marks])
+        self._held = self._hold_back(calibration)
         self._counts[list(self._held)] = 0
+        self.calibration = [b for i, b in self._checked_pass() if i in self._held]
         self.n_available = int(self._counts.sum())
 
     def draw(self, n: int) -> Generator[Tree, None, None]:
@@ -195,7 +194,7 @@ class Batches:
         several = {i for i in left if sizes[i] > 1} or left
         return (b for i, b in self._checked_pass() if i in several)
 
-    def _hold_back(self, share: float, counts: Tensor) -> set[int]:
+    def _hold_back(self, share: float) -> set[int]:
         n = len(self._marks)
         if share == 0:
             return set()
@@ -208,7 +207,7 @@ class Batches:
             raise ValueError(msg)
         order = torch.randperm(n, generator=self._generator).tolist()
         held, left = order[:n_held], order[n_held:]
-        if not counts[left].any():  # only the last batch, which is too short
+        if not self._counts[left].any():  # only the last batch, which is too short
             held[0], left[0] = left[0], held[0]
         return set(held)
 

@@ -30,7 +30,6 @@ LossFunction = Callable[[nn.Module, Tree], Tensor]
 CHUNK_BYTES = 2**26  # gradients computed at a time by the batched path
 CHUNK = 32  # and micro-batches at most: their activations are held together
 CONVOLVING = 5e8  # operations of a micro-batch from which batching costs more on a CPU
-TRIAL = 8  # micro-batches among which two are sought to try vmap on
 WORKSPACE = 2.0  # memory of a solve, in units of A (A, its chosen columns, factors)
 
 
@@ -137,9 +136,9 @@ def gradient_matrix(
     stream = iter(micro_batches)
     chunk = max(2, min(CHUNK, CHUNK_BYTES // (4 * len(layout))))
     if method == "auto":
-        first = list(itertools.islice(stream, min(TRIAL, n)))
-        stream = itertools.chain(first, stream)
-        method = "batched" if rows.gain(first) else "loop"
+        two = list(itertools.islice(stream, min(2, n)))
+        stream = itertools.chain(two, stream)
+        method = "batched" if rows.gain(two) else "loop"
     done = 0
     while done < n:
         part = list(itertools.islice(stream, min(chunk, n - done)))
@@ -226,10 +225,9 @@ class _Rows:
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return self._flat(each(self.weights, *stacks))
 
-    def gain(self, batches: list[Tree]) -> bool:
+    def gain(self, two: list[Tree]) -> bool:
         """Whether the loss can be batched, to the same gradients, and gains by it."""
-        two = next(_runs(batches), [])[:2]
-        if len(two) < 2:
+        if len(two) < 2 or not same_form(*two):
             return False
         with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
             # The counter's hooks fire twice in a compiled model: it does not matter.

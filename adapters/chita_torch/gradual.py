@@ -13,15 +13,13 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from .batches import Tree
+from .checks import check_count, check_seed, check_share
 from .gradients import LossFunction
 from .layout import Selector, select
 from .prune import prune
 from .report import PruningReport
 from .targets import (
     Schedule,
-    check_count,
-    check_seed,
-    check_share,
     make_targets,
     schedule_fractions,
     sparsity_on_the_way,

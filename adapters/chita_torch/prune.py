@@ -7,14 +7,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .batches import Batches, Tree
+from .checks import (
+    check_count,
+    check_device,
+    check_flag,
+    check_model,
+    check_ridge,
+    check_seed,
+    check_share,
+)
 from .gradients import LossFunction, matrix_bytes
 from .layout import Layout, Selector
 from .report import LayerReport, PruningReport, Stage
@@ -27,14 +34,7 @@ from .state import (
     restore_statistics,
     save_statistics,
 )
-from .targets import (
-    Schedule,
-    check_count,
-    check_seed,
-    check_share,
-    make_targets,
-    schedule_fractions,
-)
+from .targets import Schedule, make_targets, schedule_fractions
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +208,8 @@ def prune(
     >>> report.n_kept, sum(int((m.weight != 0).sum()) for m in (net[0], net[2]))
     (88, 88)
     """
-    _check_model(model, loss_fn)
-    solve_on = _check_device(device)
+    check_model(model, loss_fn)
+    solve_on = check_device(device)
     stages = check_count("stages", stages, 1)
     extra_stages = check_count("extra_stages", extra_stages, 0)
     n_gradients = check_count("n_gradients", n_gradients, 1)
@@ -217,10 +217,10 @@ def prune(
     if block_size is not None:
         block_size = check_count("block_size", block_size, 1)
     calibration = check_share("calibration", calibration)
-    _check_flag("first_order", first_order)
-    _check_flag("recalibrate_batchnorm", recalibrate_batchnorm)
+    check_flag("first_order", first_order)
+    check_flag("recalibrate_batchnorm", recalibrate_batchnorm)
     search = Search(
-        ridge=None if ridge == "auto" else _check_ridge(ridge),
+        ridge=None if ridge == "auto" else check_ridge(ridge),
         first_order=None if isinstance(first_order, str) else first_order,
     )
     if calibration == 0 and None in (search.ridge, search.first_order):
@@ -357,46 +357,3 @@ def _notes(n_gradients: int, n_rows: int, samples: int) -> tuple[str, ...]:
         f"n_gradients={n_gradients} was asked for, but the batches hold {n_rows} "
         f"micro-batches of {samples} samples; no sample is used twice in a stage.",
     )
-
-
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool) and value != "auto":
-        msg = f"{name}={value!r} must be True, False or 'auto'."
-        raise ValueError(msg)
-
-
-def _check_model(model: Any, loss_fn: Any) -> None:
-    if not isinstance(model, nn.Module):
-        msg = f"model must be a torch.nn.Module; got {type(model).__name__}."
-        raise TypeError(msg)
-    for name, buffer in model.named_buffers():
-        if isinstance(buffer, nn.parameter.UninitializedBuffer):
-            msg = f"buffer {name!r} is not initialised: run one batch first."
-            raise ValueError(msg)
-    criterion = isinstance(loss_fn, nn.modules.loss._Loss)
-    if criterion or not callable(loss_fn):
-        msg = (
-            "loss_fn must be a function loss_fn(model, batch) that runs the model and "
-            f"returns the mean loss of the batch; got {type(loss_fn).__name__}."
-        )
-        raise TypeError(msg)
-
-
-def _check_device(value: torch.device | str | None) -> torch.device | None:
-    if value is None:
-        return None
-    try:
-        torch.empty(0, device=value)
-        return torch.device(value)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        msg = f"device={value!r} cannot be used here: {reason}"
-        raise ValueError(msg) from error
-
-
-def _check_ridge(value: Any) -> float:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf:
-        msg = f"ridge={value!r} must be a finite number >= 0, or 'auto'."
-        raise ValueError(msg)
-    return float(value)

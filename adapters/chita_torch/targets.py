@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 
 from chita_sklearn.core import Cardinality, NOfM, PerBlock, WithFloor
 
+from .checks import check_count, check_share
 from .layout import Layout, select
 
 Schedule: TypeAlias = str | Callable[[int, int], float]
@@ -168,33 +169,6 @@ def _groups(layout: Layout, n: int, m: int) -> Any:
     # Some rows end with a short group, so groups are not m apart throughout.
     labels, lengths = layout.group_labels(m)
     return PerBlock(labels.numpy(), torch.clamp(lengths, max=n).numpy())
-
-
-def check_share(name: str, value: Any, *, zero: bool = True) -> float:
-    """Return ``value`` if it is a number in [0, 1) (or (0, 1) without zero)."""
-    number = not isinstance(value, bool) and isinstance(value, Real)
-    if not number or not (0 <= value < 1) or (value == 0 and not zero):
-        low = "[0" if zero else "(0"
-        msg = f"{name}={value!r} must be a number in {low}, 1)."
-        raise ValueError(msg)
-    return float(value)
-
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """Return ``value`` if it is an integer, at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        msg = f"{name}={value!r} must be an integer >= {least}."
-        raise ValueError(msg)
-    return int(value)
-
-
-def check_seed(value: Any) -> int:
-    """Return ``random_state`` if it is an integer that torch takes."""
-    seed = check_count("random_state", value, 0)
-    if seed >= 2**63:
-        msg = f"random_state={value!r} must be below 2**63."
-        raise ValueError(msg)
-    return seed
 
 
 def make_targets(

@@ -152,9 +152,8 @@ def swaps(
             status = Status.CONVERGED
             break
     found = _minimiser(problem, S)
-    note = f"swaps: {n_swaps} on {rounds} working sets of up to {room} columns"
-    if search is not None:
-        note = f"{search.note()}, on {rounds} working sets of up to {room} columns"
+    did = f"swaps: {n_swaps}" if search is None else f"{search.note()},"
+    note = f"{did} on {rounds} working sets of up to {room} columns"
     if solution is not None and not found.objective < solution.objective:
         found = solution
     elif solution is not None:

@@ -186,9 +186,7 @@ class CVDisplay:
             The display, drawn.
         """
         check_is_fitted(estimator)
-        if not hasattr(estimator, "score_path_") and not hasattr(
-            estimator, "criterion_path_"
-        ):
+        if not hasattr(estimator, "ks_"):
             msg = (
                 f"estimator is a {type(estimator).__name__}; it must be a fitted "
                 "ChitaRegressorCV. Of a pipeline, pass its last step."
