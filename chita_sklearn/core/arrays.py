@@ -28,7 +28,6 @@ __all__ = [
     "add_outer",
     "array_namespace",
     "cast_block",
-    "cholesky",
     "cholesky_solve",
     "damped_cholesky",
     "device",
@@ -196,23 +195,63 @@ def top_k_mask(score: Array, k: int) -> Array:
     return above | (ties & (rank <= room))
 
 
-def cholesky(M: Array) -> Array:
-    """Lower Cholesky factor of a symmetric matrix; `NotPositiveDefiniteError` if none.
+def damped_cholesky(
+    G: Array, mu: float, sure: bool = False, overwrite: bool = False
+) -> tuple[Array, float]:
+    """Lower Cholesky factor of G + mu I, with the least damping that works.
 
-    The error is raised for pivots below rounding as well: a factor with such a pivot
-    solves nothing.
+    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
+    or starting at rounding level and growing tenfold each try. Relative to each
+    diagonal entry, it does not swamp columns of small norm. The factor of a float32 G
+    is float32 where that needs no damping, else float64; above its diagonal is
+    anything. Where it is `sure` that no damping is needed in float64, an accelerator is
+    not waited for to say so. With `overwrite` a float64 G on the host is lost, and no
+    memory taken; else that of one matrix.
     """
-    L, good = _factor(M)
-    if not bool(good):
-        msg = "a pivot is not positive, or lost in rounding"
-        raise NotPositiveDefiniteError(msg)
-    return L
+    xp = array_namespace(G)
+    diagonal = xp.astype(xp.linalg.diagonal(G), xp.float64) + mu
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
+    one = diagonal / root**2
+    trusted = sure and not _on_host(G)
+    first = 8 * max(G.shape[0], 1) * float(xp.finfo(xp.float64).eps)
+    if G.dtype != xp.float64 and not trusted:
+        L, good = _factor(_with_diagonal(_scaled(G, root), one))
+        if bool(good):
+            L *= xp.astype(root, L.dtype)[:, None]
+            return L, 0.0
+        del L  # before the next is made
+    unit = _scaled(xp.astype(G, xp.float64, copy=not overwrite), root, in_place=True)
+    damping = 0.0
+    while damping < 1:
+        unit = _with_diagonal(unit, one + damping)
+        L, good = _factor(unit)
+        if trusted or bool(good):
+            L *= root[:, None]
+            return L, damping
+        if is_numpy_namespace(xp):
+            mirror(unit.T)  # what the factor has left of it
+        damping = max(10 * damping, first)
+    msg = "no damping makes the pivots positive"
+    raise NotPositiveDefiniteError(msg)
 
 
-def _factor(M: Array, overwrite: bool = False) -> tuple[Array, Array]:
+def _scaled(G: Array, root: Array, in_place: bool = False) -> Array:
+    """G over the roots of its rows and columns, in its own type."""
+    xp = array_namespace(G)
+    root = xp.astype(root, G.dtype, copy=False)
+    if in_place:
+        G /= root
+    else:
+        G = G / root
+    G /= root[:, None]
+    return G
+
+
+def _factor(M: Array) -> tuple[Array, Array]:
     """Lower Cholesky factor, and whether it is one: 0-d, so that nobody need wait.
 
-    With `overwrite`, the factor may take the memory of M.
+    With pivots lost in rounding it is none: it would solve nothing. On the host it
+    takes the memory of M, of which what is below the diagonal stays.
     """
     xp = array_namespace(M)
     floor = 4 * M.shape[0] * float(xp.finfo(M.dtype).eps) * xp.linalg.diagonal(M)
@@ -220,7 +259,7 @@ def _factor(M: Array, overwrite: bool = False) -> tuple[Array, Array]:
     if is_numpy_namespace(xp):
         (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (M,))
         # LAPACK works in place on columns; M is symmetric.
-        L, info = potrf(M.T, lower=True, clean=True, overwrite_a=overwrite)
+        L, info = potrf(M.T, lower=True, clean=False, overwrite_a=True)
         good = info == 0
     elif is_torch_namespace(xp):
         L, info = xp.linalg.cholesky_ex(M)
@@ -240,55 +279,10 @@ def _factor(M: Array, overwrite: bool = False) -> tuple[Array, Array]:
     return L, good & xp.all((pivots > 0) & (pivots**2 > floor))
 
 
-def damped_cholesky(G: Array, mu: float, sure: bool = False) -> tuple[Array, float]:
-    """Lower Cholesky factor of G + mu I, with the least damping that works.
-
-    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
-    or starting at rounding level and growing tenfold each try. Relative to each
-    diagonal entry, it does not swamp columns of small norm. The factor of a float32 G
-    is float32 where that needs no damping, else float64. Where it is `sure` that none
-    is needed in float64, an accelerator is not waited for to say so.
-    """
-    xp = array_namespace(G)
-    if sure and not _on_host(G):
-        return _scaled_factor(G, mu, 0.0, xp.float64)[0], 0.0
-    attempts = [(G.dtype, 0.0)]
-    if G.dtype != xp.float64:
-        attempts.append((xp.float64, 0.0))
-    damping = 8 * max(G.shape[0], 1) * float(xp.finfo(xp.float64).eps)
-    while damping < 1:
-        attempts.append((xp.float64, damping))
-        damping *= 10
-    for dtype, damping in attempts:
-        L, good = _scaled_factor(G, mu, damping, dtype)
-        if bool(good):
-            return L, damping
-        del L  # before the next is made
-    msg = "no damping makes the pivots positive"
-    raise NotPositiveDefiniteError(msg)
-
-
-def _scaled_factor(
-    G: Array, mu: float, damping: float, dtype: Any
-) -> tuple[Array, Array]:
-    """Factor G + mu I + damping D by way of the matrix scaled to a diagonal of 1.
-
-    Takes the memory of one matrix beside G.
-    """
-    xp = array_namespace(G)
-    diagonal = xp.astype(xp.linalg.diagonal(G), dtype, copy=False) + mu
-    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
-    unit = G / root
-    unit /= root[:, None]
-    unit = _with_diagonal(unit, diagonal / root**2 + damping)
-    L, good = _factor(unit, overwrite=True)
-    L *= root[:, None]
-    return L, good
-
-
 def _with_diagonal(M: Array, values: Array) -> Array:
     """M with another diagonal; in place where the library can."""
     xp = array_namespace(M)
+    values = xp.astype(values, M.dtype, copy=False)
     if is_numpy_namespace(xp) or is_torch_namespace(xp) or is_cupy_namespace(xp):
         i = xp.arange(M.shape[0], device=device(M))
         M[i, i] = values

@@ -70,7 +70,7 @@ def coordinate_descent(
             B = problem.columns(S[here])
             Bt = xp.matrix_transpose(B)
             if sweeps == 1:
-                factors.append(damped_cholesky(Bt @ B, mu)[0])
+                factors.append(damped_cholesky(Bt @ B, mu, overwrite=True)[0])
             step = cholesky_solve(factors[i], Bt @ r - mu * (w[here] - prior[here]))
             w[here] = w[here] + step
             r = r - B @ step

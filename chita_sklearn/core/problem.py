@@ -24,7 +24,7 @@ from .quadratic import Quadratic
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
 GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
-SIDE_LEAST = 1200  # of a Gram matrix: 12 MB are of no account
+SIDE_LEAST = 1000  # of a Gram matrix: 8 MB are of no account
 # A tall X takes at least TALL times the memory of its triangular factor, six of which
 # are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
 # every COLUMNS_A_PASS columns.

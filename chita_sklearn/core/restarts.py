@@ -118,7 +118,7 @@ class Walk:
     """A tabu walk on a working set, from S, a few swaps at a time."""
 
     def __init__(self, W: WorkingSet, rng: np.random.Generator, S: np.ndarray) -> None:
-        self._tableau, self._rng = Tableau(W, S), rng
+        self._W, self._S, self._rng = W, S, rng
         self._step = 0
         self._until = np.zeros(len(W.members), dtype=int)  # the last step it is tabu
 
@@ -127,7 +127,7 @@ class Walk:
 
         A tabu swap is taken after all where it would explain more than `best`.
         """
-        at = self._tableau
+        at = Tableau(self._W, self._S)  # not held in between: it is memory
         found, highest = np.sort(at.S), -np.inf
         for _ in range(steps):
             self._step += 1
@@ -141,4 +141,5 @@ class Walk:
             at.swap(i, j)
             if at.value > highest:
                 found, highest = np.sort(at.S), at.value
+        self._S = at.S
         return found, highest

@@ -67,7 +67,9 @@ def solve(
           by dual ascent where mu is large enough for one.
         - "dual": dual ascent from the magnitude of w_bar, or from `start`.
         - "iht": the paper's pipeline, hard thresholding and backsolve.
-        - "dense": backsolve on the support of the unconstrained minimiser.
+        - "dense": backsolve on the support of the unconstrained minimiser; that by
+          conjugate gradients, at most `max_iter`, where its Gram would be large beside
+          A.
         - "exact": every support in turn where there are at most `EXACT_UP_TO`; else
           "swap", then branch and bound until the gap is within `tol`, on 100
           `max_iter` nodes at most. Only "swap" for patterns other than `Cardinality`,
@@ -333,14 +335,27 @@ def _iht(
 
 
 def _dense(
-    problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
+    problem: Quadratic,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    **_: object,
 ) -> Solution:
-    solver = backsolver(problem, problem.p, rough=rough_enough(problem))
-    mask = starts.dense(problem, pattern, solver)
-    solver.keep()
-    solver = solver.copy()
-    best = backsolve(problem, _feasible(problem, mask), solver)
-    solver.keep()
+    rough, size = rough_enough(problem), min(problem.n_rows, problem.p)
+    if isinstance(problem, LeastSquares) and size > problem.side(rough):
+        w, t = starts.conjugate_gradients(problem, max_iter)
+        best = _feasible(problem, starts.dense(problem, pattern, w))
+        best = replace(best, n_iter=t, history=(f"conjugate gradients: {t} steps",))
+        best = backsolve(problem, best)
+    else:
+        solver = backsolver(problem, problem.p, rough)
+        w = solver(problem.xp.ones_like(problem.zeros(problem.p))).w
+        best = _feasible(problem, starts.dense(problem, pattern, w))
+        solver.keep()
+        solver = solver.copy()
+        best = backsolve(problem, best, solver)
+        solver.keep()
     if solution is not None and solution.objective < best.objective:
         best = solution
     return certify(problem, pattern, best)

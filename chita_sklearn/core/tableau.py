@@ -23,7 +23,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
-from .arrays import Array
+from .arrays import Array, mirror
 
 if TYPE_CHECKING:
     from .working_set import WorkingSet
@@ -59,20 +59,26 @@ class Tableau:
 
     def __init__(self, W: WorkingSet, S: np.ndarray) -> None:
         self._W, self.S = W, S.copy()
+        self.T = np.empty((len(S), len(W.g)))
         self.renew()
 
     def renew(self) -> None:
         """Compute all from scratch."""
         W, S = self._W, self.S
-        H_S, g = W.H(S), W.g[S]
-        self._H_SS = H_S[:, S]
-        self.P = inverse(self._H_SS)
+        self._H_SS, g = W.H(S, S), W.g[S]
+        self.P = inverse(self._H_SS.copy())
         self.w = self.P @ g
         self.value = 0.5 * float(g @ self.w)
-        self.T = self.P @ H_S
-        self.q = W.g - self.w @ H_S
-        H_S *= self.T
-        self.d = W.h - np.sum(H_S, axis=0)
+        self.q, self.d = W.g.copy(), W.h.copy()
+        # Some columns at a time: H_S whole would be as large as T.
+        step = max(BLOCK // max(len(S), 1), 1)
+        for first in range(0, len(W.g), step):
+            some = slice(first, first + step)
+            H_S = W.H(S, some)
+            self.T[:, some] = self.P @ H_S
+            self.q[some] -= self.w @ H_S
+            H_S *= self.T[:, some]
+            self.d[some] -= np.sum(H_S, axis=0)
         self._stepped, self._firm = False, self._independent()
 
     def _independent(self) -> bool:
@@ -87,8 +93,8 @@ class Tableau:
         """
         if not self._stepped:
             return True
-        z, H_S = self._W.probe, self._W.H(self.S)
-        error = self.P @ (H_S @ z - self._H_SS @ (self.T @ z))
+        z = self._W.probe
+        error = self.P @ (self._W.dot(self.S, z) - self._H_SS @ (self.T @ z))
         error *= np.sqrt(self._H_SS.diagonal())
         return bool(np.max(np.abs(error)) <= DRIFT)
 
@@ -241,27 +247,29 @@ def _reach(q: np.ndarray, own: np.ndarray, h: np.ndarray, least: float) -> float
 
 
 def factor(M: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor of a small symmetric matrix, damped where singular."""
-    L, info = dpotrf(M, lower=True)
+    """Cholesky factor of a small symmetric matrix, damped where singular.
+
+    In the lower triangle; the upper one is left as it is. In the memory of M.
+    """
+    diagonal = M.diagonal().copy()
+    L, info = dpotrf(M.T, lower=True, clean=False, overwrite_a=True)
     # A pivot lost in rounding passes as positive now and then, and solves nothing.
-    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * M.diagonal()))
+    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * diagonal))
     # Damped so much that what rounding adds to the inverse stays below what the
     # damping takes from the support's value: it cannot win by rounding.
     damping = 1e-8
     while info or lost:
         lost = False
-        diagonal = M.diagonal()
-        extra = damping * np.where(diagonal > 0, diagonal, 1.0)
-        L, info = dpotrf(M + np.diag(extra), lower=True)
+        mirror(L)  # from the upper triangle, as it was
+        np.fill_diagonal(L, diagonal + damping * np.where(diagonal > 0, diagonal, 1.0))
+        L, info = dpotrf(L, lower=True, clean=False, overwrite_a=True)
         damping *= 10
     return L
 
 
 def inverse(M: np.ndarray) -> np.ndarray:
-    """Inverse of a small symmetric matrix, damped where it is singular."""
+    """Inverse of a small symmetric matrix, damped where singular. In its memory."""
     if not len(M):
         return M
-    lower, _ = dpotri(factor(M), lower=True)  # zero above the diagonal, as the factor
-    inv = lower + lower.T
-    inv.flat[:: len(M) + 1] *= 0.5
-    return inv
+    lower, _ = dpotri(factor(M), lower=True, overwrite_c=True)
+    return mirror(lower.T)

@@ -59,7 +59,7 @@ class WorkingSet:
             # The library's memory may be read-only.
             self._rows = np.require(H, requirements=["C", "W"])
             self._rows[np.diag_indices(m)] += self._mu
-            self._place = np.arange(m)
+            self._place, self._known = np.arange(m), m
         else:
             # One row a column of A: the rows of H are products with all of it.
             self._At = xp.matrix_transpose(problem.columns(where))
@@ -75,10 +75,18 @@ class WorkingSet:
         if inside is not None:
             self.locked = to_host(xp.take(inside, where))
 
-    def H(self, S: np.ndarray) -> np.ndarray:
-        """Rows S of H, shape (len(S), m). A new row costs one product with A_W'."""
+    def H(self, S: np.ndarray, columns: np.ndarray | slice) -> np.ndarray:
+        """H_S in some columns, a copy. A new row costs one product with A_W'."""
         self._learn(S)
-        return self._rows[self._place[S]]
+        rows = self._place[S]
+        if isinstance(columns, slice):
+            return self._rows[rows, columns]
+        return self._rows[np.ix_(rows, columns)]
+
+    def dot(self, S: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """H_S v."""
+        self._learn(S)
+        return (self._rows[: self._known] @ v)[self._place[S]]
 
     def row(self, j: int) -> np.ndarray:
         """Row j of H, not a copy."""
@@ -109,8 +117,7 @@ class WorkingSet:
     def at(self, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """(P, w, value) on S."""
         g = self.g[S]
-        self._learn(S)
-        P = inverse(self._rows[np.ix_(self._place[S], S)])
+        P = inverse(self.H(S, S))
         w = P @ g
         return P, w, 0.5 * float(g @ w)
 
@@ -123,14 +130,13 @@ class WorkingSet:
         V = np.empty((size, m))
         q, d = self.g, self.h
         if start:
-            H_S = self.H(S)
-            L = factor(H_S[:, S])
-            # From the right on the transpose: the order in memory that BLAS wants.
-            V[:start] = dtrsm(
-                1.0, L, H_S.T, side=1, lower=1, trans_a=1, overwrite_b=1
-            ).T
+            L = factor(self.H(S, S))
+            known = V[:start]
+            np.take(self._rows, self._place[S], axis=0, out=known, mode="clip")
+            # From the right on the transpose, in the order that BLAS wants: in place.
+            dtrsm(1.0, L, known.T, side=1, lower=1, trans_a=1, overwrite_b=1)
             z = dtrsv(L, self.g[S], lower=1)
-            q, d = q - z @ V[:start], d - np.sum(V[:start] ** 2, axis=0)
+            q, d = q - z @ known, d - np.einsum("ij,ij->j", known, known)
         least = DEPENDENT * self.h + TINY
         floor = NOISE * float(np.max(self.g**2 / np.maximum(self.h, TINY), initial=0))
         for t in range(start, size):

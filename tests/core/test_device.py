@@ -257,8 +257,14 @@ def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
     assert above(solver, np.float32, shape, 2000, ridge, prior=True) < 0.25
 
 
-@pytest.mark.parametrize("solver", ["auto", "dual", "iht"])
+@pytest.mark.parametrize("solver", ["auto", "dual", "iht", "dense"])
 def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver, monkeypatch):
     # (What is of no account beside a large X counts beside this one.)
     monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
     assert above(solver, np.float64, (3000, 3000), 300, ridge=1.0) < 0.25
+
+
+@pytest.mark.parametrize("solver", ["auto", "dense"])
+def test_many_of_few_columns_take_less_than_a_quarter_of_x(solver):
+    # Forward selection to 2 k, its refit and the tableaux of swaps, all of 400 features.
+    assert above(solver, np.float32, (4000, 4000), 400) < 0.25

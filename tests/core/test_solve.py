@@ -18,6 +18,7 @@ from chita_sklearn.core import (
     solve,
 )
 from chita_sklearn.core.solve import choose
+from chita_sklearn.core.starts import conjugate_gradients
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
@@ -177,6 +178,29 @@ def test_no_plan_but_dense_is_worse_than_its_start(oracle, solver, seed):
     assert found.objective <= case.objective(start) * (1 + 1e-9)
     refitted = case.objective(case.refit(start != 0))
     assert found.objective <= refitted * (1 + 1e-8) + 1e-12 * np.sum(case.y**2)
+
+
+@given(seed=seeds)
+def test_conjugate_gradients_end_at_the_unconstrained_minimiser(oracle, seed):
+    case = oracle.case(seed)
+    w, steps = conjugate_gradients(case.problem(), max_iter=1000)
+    assert 0 <= steps <= 1000
+    least = case.objective(case.refit(np.ones(case.X.shape[1], dtype=bool)))
+    at_w_bar = case.objective(case.w_bar)
+    assert case.objective(w) <= least + 1e-6 * at_w_bar
+
+
+def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
+    case = oracle.case(0, n=60, p=200, ridge=1.0, prior=None)
+    direct = solve(case.problem(), Cardinality(20), solver="dense")
+    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    found = solve(case.problem(), Cardinality(20), solver="dense")
+    assert any("conjugate gradients" in note for note in found.history)
+    assert not any("conjugate gradients" in note for note in direct.history)
+    assert np.array_equal(found.support, direct.support)
+    assert found.objective == pytest.approx(direct.objective, rel=1e-10)
+    few = solve(case.problem(), Cardinality(20), solver="dense", max_iter=2)
+    assert any("2 steps" in note for note in few.history)
 
 
 def test_a_start_with_too_many_non_zeros_is_cut(oracle):
