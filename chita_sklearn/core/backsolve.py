@@ -270,8 +270,8 @@ def ridge_solve(
 ) -> tuple[Array, float]:
     """Minimise 1/2 ||b - B v||^2 + mu/2 ||v - centre||^2 for B = A_S diag(root).
 
-    G = A_S'A_S is overwritten. Returns v and the damping used. By Cholesky and iterative
-    refinement against A_S, which makes up for the squared condition number.
+    Returns v and the damping used; G = A_S'A_S is overwritten. By Cholesky and
+    iterative refinement against A_S, which makes up for the squared condition number.
     With mu = 0 and dependent columns the damped factor and its refinement give nearly
     the minimiser with the smallest sum of ||b_j||^2 v_j^2.
     """

@@ -266,5 +266,5 @@ def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver, monkeypat
 
 @pytest.mark.parametrize("solver", ["auto", "dense"])
 def test_many_of_few_columns_take_less_than_a_quarter_of_x(solver):
-    # Forward selection to 2 k, its refit and the tableaux of swaps, all of 400 features.
+    # Forward selection to 2 k, its refit, the tableaux of swaps: all of 400 features.
     assert above(solver, np.float32, (4000, 4000), 400) < 0.25
