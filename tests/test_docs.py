@@ -185,6 +185,7 @@ def _pruning():
     """Calls that provoke each message of `chita_torch`."""
     import torch
     from torch import nn
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from chita_torch import GradualPruner, gradients, keep_pruned, prune
 
@@ -243,6 +244,12 @@ def _pruning():
             patch.setattr(gradients, "available_bytes", lambda device: 1000)
             run()
 
+    def spread():
+        model = net()
+        with FakeTensorMode():
+            model[2].weight = nn.Parameter(torch.empty(2, 4, device="cuda"))
+        run(model)
+
     def removed():
         hold = keep_pruned(model, optimizer(model))
         hold.remove()
@@ -280,6 +287,8 @@ def _pruning():
         lambda: run(nn.LayerNorm(8)),
         lambda: run(nn.Sequential(nn.LazyLinear(2))),
         lambda: run(nn.Linear(6, 2, device="meta")),
+        spread,
+        lambda: run(device="mps"),
         lambda: run(nn.utils.parametrizations.weight_norm(nn.Linear(6, 2))),
         lambda: run(Extra(parameter(torch.ones(3).long())), include="*extra"),
         lambda: run(

@@ -148,7 +148,7 @@ class Batches:
             )
             raise TypeError(msg)
         self._source, self._device, self._generator = source, device, generator
-        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
         self.samples_per_gradient = samples_per_gradient
         self._marks: list[tuple[int, float]] = []
         for batch in self._pass():
@@ -164,7 +164,9 @@ class Batches:
                 f"samples_per_gradient <= {smallest}."
             )
             raise ValueError(msg)
-        self._counts = torch.tensor([n // samples_per_gradient for n, _ in self._marks])
+        counts = [n // samples_per_gradient for n, _ in self._marks]
+        # On the host, whatever torch.set_default_device says.
+        self._counts = torch.tensor(counts, device="cpu")
         self._held = self._hold_back(calibration)
         self._counts[list(self._held)] = 0
         self.calibration = [b for i, b in self._checked_pass() if i in self._held]
@@ -172,8 +174,10 @@ class Batches:
 
     def draw(self, n: int) -> Generator[Tree, None, None]:
         """Yield ``min(n, n_available)`` micro-batches, drawn without replacement."""
-        order = torch.randperm(self.n_available, generator=self._generator)
-        wanted = torch.zeros(self.n_available, dtype=torch.bool)
+        order = torch.randperm(
+            self.n_available, generator=self._generator, device="cpu"
+        )
+        wanted = torch.zeros(self.n_available, dtype=torch.bool, device="cpu")
         wanted[order[:n]] = True
         size = self.samples_per_gradient
         for batch, mine in zip(
@@ -205,7 +209,7 @@ class Batches:
                 "use more (smaller) batches, or calibration=0 with a fixed ridge."
             )
             raise ValueError(msg)
-        order = torch.randperm(n, generator=self._generator).tolist()
+        order = torch.randperm(n, generator=self._generator, device="cpu").tolist()
         held, left = order[:n_held], order[n_held:]
         if not self._counts[left].any():  # only the last batch, which is too short
             held[0], left[0] = left[0], held[0]
@@ -228,7 +232,7 @@ class Batches:
         msg = (
             f"batches changed between two passes (at batch {count}), so samples held "
             "back for calibration could be differentiated too. Give a list of batches, "
-            "or a DataLoader whose only randomness is torch's."
+            "or a DataLoader whose only randomness is torch's on the CPU."
         )
         raise ValueError(msg)
 
@@ -239,9 +243,11 @@ def _rows(start: int, stop: int) -> Callable[[Tensor], Tensor]:
 
 def _mark(batch: Tree) -> tuple[int, float]:
     """Size and a checksum of a batch, to tell it from others."""
-    total = sum(
-        float(t.detach().double().nan_to_num().sum()) for t in tensors_of(batch)
-    )
+    total = 0.0
+    for tensor in tensors_of(batch):
+        # (Apple's GPUs have no float64.)
+        wide = torch.float32 if tensor.device.type == "mps" else torch.float64
+        total += float(tensor.detach().to(wide).nan_to_num().sum())
     return n_samples(batch), total
 
 

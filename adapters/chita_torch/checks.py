@@ -62,10 +62,14 @@ def check_model(model: Any, loss_fn: Any) -> None:
         raise TypeError(msg)
 
 
-def check_device(value: torch.device | str | None) -> torch.device | None:
-    """Return ``device`` if tensors can be there; None stays."""
-    if value is None:
-        return None
+def check_device(value: torch.device | str) -> torch.device:
+    """Return ``device`` if the solver's tensors can be there."""
+    if str(value).startswith("mps"):
+        msg = (
+            f"device={str(value)!r} has no float64, which the solver needs: give "
+            "device='cpu', wherever the model is."
+        )
+        raise ValueError(msg)
     try:
         torch.empty(0, device=value)
         return torch.device(value)

@@ -156,7 +156,7 @@ def _to_csr(values: Tensor) -> Tensor:
 
 
 def _to_packed(values: Tensor) -> Tensor:
-    return torch.sparse.to_sparse_semi_structured(values)
+    return torch.sparse.to_sparse_semi_structured(values.contiguous())
 
 
 _FORMS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -286,7 +286,7 @@ class GradualPruner:
             generator = torch.Generator()
             generator.manual_seed(check_seed(random_state))
             self._seeds = torch.randint(
-                2**31, (len(self._at),), generator=generator
+                2**31, (len(self._at),), generator=generator, device="cpu"
             ).tolist()
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_fn, self._options = batches, loss_fn, options

@@ -94,6 +94,16 @@ class Layout:
         """Choose parameters of ``model`` (see `prune` for the rules)."""
         names = select(model, include, exclude)
         parameters = dict(model.named_parameters(remove_duplicate=False))
+        first: dict[torch.device, str] = {}
+        for name in names:
+            first.setdefault(parameters[name].device, name)
+        if len(first) > 1:
+            where = ", ".join(f"{name!r} on {place}" for place, name in first.items())
+            msg = (
+                f"the weights to prune are on several devices ({where}); they form one "
+                "vector. Prune the weights of one device at a time, with exclude=."
+            )
+            raise ValueError(msg)
         axes = _sum_axes(model)
         slots, start = [], 0
         for name in names:
@@ -146,8 +156,8 @@ class Layout:
 
     def labels(self) -> Tensor:
         """Layer number of each coordinate, shape ``(p,)``, int64."""
-        sizes = torch.tensor(self.sizes())
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        sizes = torch.tensor(self.sizes(), device="cpu")
+        return torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
 
     def group_labels(self, m: int) -> tuple[Tensor, Tensor]:
         """Group number of each coordinate ``(p,)`` and the groups' sizes.
@@ -159,8 +169,8 @@ class Layout:
         for slot in self.slots:
             length = slot.row_length
             rows, groups = slot.size // length, -(-length // m)
-            in_row = torch.arange(length) // m
-            offsets = first + groups * torch.arange(rows)
+            in_row = torch.arange(length, device="cpu") // m
+            offsets = first + groups * torch.arange(rows, device="cpu")
             labels.append((offsets[:, None] + in_row).reshape(-1))
             lengths.append(torch.bincount(in_row).repeat(rows))
             first += rows * groups

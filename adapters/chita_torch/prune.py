@@ -209,7 +209,7 @@ def prune(
     (88, 88)
     """
     check_model(model, loss_fn)
-    solve_on = check_device(device)
+    chosen = None if device is None else check_device(device)
     stages = check_count("stages", stages, 1)
     extra_stages = check_count("extra_stages", extra_stages, 0)
     n_gradients = check_count("n_gradients", n_gradients, 1)
@@ -248,7 +248,8 @@ def prune(
     else:
         generator.manual_seed(check_seed(random_state))
     norms = recalibrate_batchnorm if has_batchnorm(model) else False
-    with all_or_nothing(model, layout):
+    solve_on = chosen or check_device(layout.device)
+    with all_or_nothing(model, layout, solve_on):
         data = Batches(
             batches, samples_per_gradient, calibration, layout.device, generator
         )
@@ -271,8 +272,8 @@ def prune(
             len(fractions) > 1,
             regrow,
             block_size,
-            layout.device if solve_on is None else solve_on,
-            int(torch.randint(2**31, (), generator=generator)),
+            solve_on,
+            int(torch.randint(2**31, (), generator=generator, device="cpu")),
             bar.update,
         )
         searches = [replace(search) for _ in targets]
@@ -298,7 +299,10 @@ def prune(
         return PruningReport(
             layers=_layer_reports(layout, original, masks),
             stages=tuple(done),
-            masks={name: mask.clone() for name, mask in masks.items()},
+            masks={
+                s.name: masks[s.name].to(s.parameter.device, copy=True)
+                for s in layout.slots
+            },
             loss_before=loss_before,
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,

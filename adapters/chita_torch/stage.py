@@ -211,7 +211,7 @@ def run_stage(
             solver=plan,
             random_state=setting.random_state,
         )
-        coef = torch.as_tensor(solution.coef).to(A)
+        coef = torch.as_tensor(solution.coef, dtype=A.dtype, device=A.device)
         mask = _complete(pattern, solution, live, w_bar)
         full = torch.where(live, coef, w_bar)
         least = math.nan
@@ -329,14 +329,14 @@ def _complete(pattern: Any, solution: Solution, live: Tensor, w_bar: Tensor) -> 
     Where fewer weights have a gradient than are to be kept, the largest of the rest
     are kept as they are.
     """
-    chosen = torch.as_tensor(solution.support).to(live.device) & live
+    chosen = torch.as_tensor(solution.support, device=live.device) & live
     spare = torch.where(live, -1.0, w_bar.abs() / (1 + w_bar.abs()))
     score = torch.where(chosen, 2.0, spare.double())
     return _as_mask(pattern, score)
 
 
 def _as_mask(pattern: Any, score: Tensor) -> Tensor:
-    return torch.as_tensor(pattern.best_mask(score)).to(score.device)
+    return torch.as_tensor(pattern.best_mask(score), device=score.device)
 
 
 def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ _Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 
 
 @contextmanager
-def all_or_nothing(model: nn.Module, layout: Layout) -> Iterator[None]:
+def all_or_nothing(
+    model: nn.Module, layout: Layout, solve_on: torch.device
+) -> Iterator[None]:
     """Work on the model in eval mode; on any exception put everything back.
 
     Training flags are always restored. Buffers are restored too, unless they belong
@@ -26,16 +28,15 @@ def all_or_nothing(model: nn.Module, layout: Layout) -> Iterator[None]:
     which there would be no gradients, is left meanwhile, and so is autocast, which
     would round what the solver does.
     """
-    kind = layout.device.type
-    autocast: AbstractContextManager = nullcontext()
-    if torch.is_autocast_enabled(kind):
-        autocast = torch.autocast(kind, enabled=False)
     modes = [(module, module.training) for module in model.modules()]
     weights = [(s.parameter, s.parameter.detach().clone()) for s in layout.slots]
     buffers = _save_buffers(model)
     try:
         model.eval()
-        with torch.inference_mode(mode=False), autocast:
+        with torch.inference_mode(mode=False), ExitStack() as stack:
+            for kind in {layout.device.type, solve_on.type}:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
             yield
     except BaseException:
         with torch.no_grad():

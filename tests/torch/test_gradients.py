@@ -279,3 +279,11 @@ def test_free_memory_of_the_cpu_is_known_or_none():
     free = gradients.available_bytes(torch.device("cpu"))
     assert free is None or free > 2**20
     assert gradients.available_bytes(torch.device("meta")) is None
+
+
+def test_what_torch_holds_back_of_an_accelerator_is_free(monkeypatch):
+    told = {"mem_get_info": (1000, 8000), "memory_reserved": 500}
+    told["memory_allocated"] = 200
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert gradients.available_bytes(torch.device("cuda:0")) == 1300

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from chita_torch.layout import Layout, select  # noqa: E402
 
@@ -118,6 +119,15 @@ def test_lazy_integer_and_scalar_parameters_are_refused():
         select(model, include="whole")
     with pytest.raises(ValueError, match="no axis"):
         select(model, include="scalar")
+
+
+def test_weights_on_several_devices_are_refused_and_may_be_left_out():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
+    with FakeTensorMode():  # (knows of devices that are not there)
+        model[1].weight = nn.Parameter(torch.empty(2, 4, device="cuda"))
+    with pytest.raises(ValueError, match=r"'0.weight' on cpu, '1.weight' on cuda:0"):
+        Layout.of(model)
+    assert len(Layout.of(model, exclude="1")) == 32
 
 
 def test_weights_that_cannot_be_written_are_refused():

@@ -721,6 +721,47 @@ def test_without_regrowth_a_sparser_model_stays_as_sparse(mlp):
         assert torch.equal(mask, model.get_parameter(name) != 0)
 
 
+def test_a_default_device_is_of_no_account(mlp):
+    model, batches, loss_fn = mlp
+    expected = prune(copy.deepcopy(model), batches, loss_fn, sparsity=0.8, **FIXED)
+    torch.set_default_device("meta")
+    try:
+        report = prune(model, batches, loss_fn, sparsity=0.8, **FIXED)
+    finally:
+        torch.set_default_device(None)
+    for name, mask in expected.masks.items():
+        assert torch.equal(report.masks[name], mask)
+
+
+def test_recurrent_layers_are_differentiated_without_cudnn():
+    torch.manual_seed(0)
+    model, seen = torch.nn.LSTM(3, 4, batch_first=True), []
+    batches = list(torch.randn(80, 5, 3).split(8))
+
+    def loss_fn(model, batch):
+        seen.append(torch.backends.cudnn.enabled or not torch.is_grad_enabled())
+        return model(batch)[0].square().mean()
+
+    enabled = torch.backends.cudnn.enabled
+    report = prune(model, batches, loss_fn, sparsity=0.5, include="weight*", **FIXED)
+    assert report.n_kept == sum(int((p != 0).sum()) for p in model._flat_weights[:2])
+    assert False in seen  # with gradients, it was off
+    assert torch.backends.cudnn.enabled is enabled
+
+
+@pytest.mark.gpu
+def test_a_recurrent_network_is_pruned_on_a_gpu():
+    torch.manual_seed(0)
+    model = torch.nn.LSTM(3, 4, batch_first=True).cuda()
+    batches = list(torch.randn(64, 5, 3).split(8))
+
+    def loss_fn(model, batch):
+        return model(batch)[0].square().mean()
+
+    report = prune(model, batches, loss_fn, sparsity=0.5, include="weight*", **FIXED)
+    assert 0 < report.n_kept < 112
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 def test_a_sparsity_may_be_of_numpy(mlp, kind):
     report = prune(*mlp, sparsity=kind(0.5), **FIXED)
