@@ -81,7 +81,7 @@ class WorkingSet:
         rows = self._place[S]
         if isinstance(columns, slice):
             return self._rows[rows, columns]
-        return self._rows[np.ix_(rows, columns)]
+        return self._rows[rows[:, None], columns]
 
     def dot(self, S: np.ndarray, v: np.ndarray) -> np.ndarray:
         """H_S v."""
