@@ -102,7 +102,8 @@ class ChitaRegressor(
           It needs ``ridge > 0``, and is at its best where k is large.
         - "iht" is the published pipeline: iterative hard thresholding with an exact
           line search on an active set, then the least-squares refit.
-        - "dense" keeps the largest of the ridge regression on all features, refitted.
+        - "dense" keeps the largest of the ridge regression on all features, refitted;
+          that regression by `max_iter` conjugate gradients where X is large both ways.
         - "exact" tries every support where there are at most 100,000; else it does
           what "swap" does, then proves the answer, or betters it, by branch and
           bound: until the gap is within `tol`, for at most 100 `max_iter` nodes. For
@@ -178,7 +179,7 @@ class ChitaRegressor(
     **Cost.** With n samples, p features and k of them chosen, one pass over X costs
     O(n p); a swap step costs O(n p) for the column that enters and O(p k) for
     scoring all exchanges; a refit costs O(n k min(n, k)). Memory beyond X: p-vectors,
-    Gram matrices of the columns worked on, each of about a sixteenth of X, 12 MB or
+    Gram matrices of the columns worked on, each of about a sixteenth of X, 8 MB or
     k x k, whichever is largest, and of a tall X its triangular factor, at most 1/32.
 
     **Array libraries.** Under ``sklearn.config_context(array_api_dispatch=True)`` (and

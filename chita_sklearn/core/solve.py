@@ -346,7 +346,9 @@ def _dense(
     if isinstance(problem, LeastSquares) and size > problem.side(rough):
         w, t = starts.conjugate_gradients(problem, max_iter)
         best = _feasible(problem, starts.dense(problem, pattern, w))
-        best = replace(best, n_iter=t, history=(f"conjugate gradients: {t} steps",))
+        status = Status.MAX_ITER if t == max_iter else Status.CONVERGED
+        note = f"conjugate gradients: {t} steps"
+        best = replace(best, n_iter=t, status=status, history=(note,))
         best = backsolve(problem, best)
     else:
         solver = backsolver(problem, problem.p, rough)

@@ -201,6 +201,8 @@ def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
     assert found.objective == pytest.approx(direct.objective, rel=1e-10)
     few = solve(case.problem(), Cardinality(20), solver="dense", max_iter=2)
     assert any("2 steps" in note for note in few.history)
+    assert few.status is Status.MAX_ITER
+    assert found.status is not Status.MAX_ITER
 
 
 def test_a_start_with_too_many_non_zeros_is_cut(oracle):
