@@ -311,9 +311,13 @@ def triangular(M: Array) -> Array:
     xp = array_namespace(M)
     if is_numpy_namespace(xp):  # in place where the columns are contiguous
         return scipy.linalg.qr(M, mode="raw", overwrite_a=True, check_finite=False)[1]
-    if is_torch_namespace(xp) or is_cupy_namespace(xp):
-        R = xp.linalg.qr(M, mode="r")
-        return R[1] if isinstance(R, tuple) else R
+    if is_torch_namespace(xp):
+        return xp.linalg.qr(M, mode="r")[1]
+    if is_cupy_namespace(xp):
+        import cupy
+
+        # array_api_compat's own takes R, which comes alone, apart row by row.
+        return cupy.linalg.qr(M, mode="r")
     return xp.linalg.qr(M)[1]
 
 

@@ -24,6 +24,7 @@ from chita_sklearn.core.arrays import (
     take_columns,
     to_host,
     top_k_mask,
+    triangular,
 )
 
 finite = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
@@ -138,8 +139,11 @@ def like_cupy(monkeypatch):
     cupyx, inner, linalg = (ModuleType(name) for name in ("cupyx", "scipy", "linalg"))
     cupyx.errstate = lambda linalg: contextlib.nullcontext()
     linalg.solve_triangular = scipy.linalg.solve_triangular
+    cupy = ModuleType("cupy")
+    cupy.linalg = np.linalg
     cupyx.scipy, inner.linalg = inner, linalg
     for name, module in (
+        ("cupy", cupy),
         ("cupyx", cupyx),
         ("cupyx.scipy", inner),
         ("cupyx.scipy.linalg", linalg),
@@ -168,6 +172,9 @@ def test_the_way_through_cupy_solves_and_selects(like_cupy, seed, size):
     assert np.allclose(L @ L.T, M)
     assert np.allclose(M @ cholesky_solve(L, b), b)
     assert kth_largest(b, 1) == b.max()
+    R = triangular(A.T)
+    assert R.shape == (size, size)
+    assert np.allclose(R.T @ R, A @ A.T)
 
 
 def test_a_float32_matrix_is_factored_in_float64_where_it_must_be(backend):
