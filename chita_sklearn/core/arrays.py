@@ -239,7 +239,7 @@ def damped_cholesky(
     damping = 0.0
     while damping < 1:
         unit = _with_diagonal(unit, one + damping)
-        L, good = _factor(unit)
+        L, good = _factor(unit, wait=not trusted)
         if trusted or bool(good):
             L *= root[:, None]
             return L, damping
@@ -262,11 +262,12 @@ def _scaled(G: Array, root: Array, in_place: bool = False) -> Array:
     return G
 
 
-def _factor(M: Array) -> tuple[Array, Array]:
+def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
     """Lower Cholesky factor, and whether it is one: 0-d, so that nobody need wait.
 
-    With pivots lost in rounding it is none: it would solve nothing. On the host it
-    takes the memory of M, of which what is below the diagonal stays.
+    With pivots lost in rounding it is none: it would solve nothing. CuPy tells whether
+    it is only to those who `wait`. On the host it takes the memory of M, of which what
+    is below the diagonal stays.
     """
     xp = array_namespace(M)
     floor = 4 * M.shape[0] * float(xp.finfo(M.dtype).eps) * xp.linalg.diagonal(M)
@@ -282,9 +283,13 @@ def _factor(M: Array) -> tuple[Array, Array]:
     elif is_cupy_namespace(xp):
         from cupyx import errstate
 
-        # CuPy says nothing, and leaves the pivot that failed: NaN, or not positive.
-        with errstate(linalg="ignore"):
-            L = xp.linalg.cholesky(M)
+        # What cuSOLVER leaves of a factor that fails is not said; that it failed is, to
+        # those who wait.
+        try:
+            with errstate(linalg="raise" if wait else "ignore"):
+                L = xp.linalg.cholesky(M)
+        except np.linalg.LinAlgError:
+            return M, xp.zeros((), dtype=xp.bool, device=device(M))
     else:
         try:
             L = xp.linalg.cholesky(M)

@@ -128,16 +128,26 @@ def test_a_singular_matrix_is_damped_no_more_than_it_needs(backend, M, overwrite
 
 @pytest.fixture
 def like_cupy(monkeypatch):
-    """NumPy in the place of CuPy: cuSOLVER's factor, which fails without a word."""
+    """NumPy in the place of CuPy, whose factor fails loudly or not, as it is told."""
     import array_api_compat.numpy as xp
 
+    loud = [True]
+
     def cholesky(M):
-        # What LAPACK and cuSOLVER leave: columns done, the pivot that failed, the rest.
-        L, _ = scipy.linalg.lapack.dpotrf(M, lower=True, clean=True)
-        return L
+        # A factor that fails may leave the matrix as it was.
+        L, info = scipy.linalg.lapack.dpotrf(M, lower=True, clean=True)
+        if info and loud[-1]:
+            raise np.linalg.LinAlgError
+        return np.tril(M) if info else L
+
+    @contextlib.contextmanager
+    def errstate(linalg):
+        loud.append({"raise": True, "ignore": False}[linalg])
+        yield
+        loud.pop()
 
     cupyx, inner, linalg = (ModuleType(name) for name in ("cupyx", "scipy", "linalg"))
-    cupyx.errstate = lambda linalg: contextlib.nullcontext()
+    cupyx.errstate = errstate
     linalg.solve_triangular = scipy.linalg.solve_triangular
     cupy = ModuleType("cupy")
     cupy.linalg = np.linalg
@@ -155,9 +165,15 @@ def like_cupy(monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [0.0, -3.0, float("nan")])
-def test_a_factor_that_fails_without_a_word_is_found_out(like_cupy, bad):
+def test_a_factor_that_fails_on_cupy_is_found_out(like_cupy, bad):
     M = np.diag([2.0, 1.0, bad, 5.0])
     assert not seam._factor(M)[1]
+
+
+def test_a_factor_that_leaves_the_matrix_as_it_was_is_found_out(like_cupy):
+    M = np.asarray([[1.0, 2.0], [2.0, 1.0]])  # of positive diagonal, not of pivots
+    assert not seam._factor(M)[1]
+    assert seam._factor(M, wait=False)[1]  # only for those who are sure
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(1, 8))
