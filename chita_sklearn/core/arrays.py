@@ -82,6 +82,13 @@ def _on_host(x: Array) -> bool:
     return not is_cupy_namespace(xp)
 
 
+def strided(X: Array) -> bool:
+    """Whether a product with X would copy it whole: CuPy's take no other strides."""
+    if not is_cupy_namespace(array_namespace(X)):
+        return False
+    return not (X.flags.c_contiguous or X.flags.f_contiguous)
+
+
 def cast_block(x: Array) -> int:
     """How many numbers of x to work on at a time.
 

@@ -231,16 +231,16 @@ class Backsolver(SupportSolver):
         z, rough = self._held.z, self._held.rough
         if within == float("inf"):
             return Minimiser(None, mu * x, mu * problem.rmatvec(x, rough=rough))
-        # Refine against A itself, which also tells the residual as it is. An x whose
-        # equation is off by `lost` is worse than the best by at most ||lost||^2 / 2 mu,
-        # of a minimum of about mu d'x / 2.
+        # Refine against A itself, which also tells the residual as it is. For w = A'x
+        # the gap to the dual at alpha = mu x is ||r - alpha||^2 / 2, r - alpha = lost; of
+        # a minimum of about mu d'x / 2.
         for _ in range(REFINEMENTS):
             u = problem.rmatvec(x)
             w = z * (u if problem.prior is None else u + problem.prior)
             r = problem.residual(w)
             lost = r - mu * x
             short, most = numbers(lost @ lost, d @ x if mu else d @ d)
-            if short <= (within * mu**2 if mu else ACCURACY**2) * most:
+            if short <= (within * mu if mu else ACCURACY**2) * most:
                 break
             x = x + _solved(L, lost)
         else:

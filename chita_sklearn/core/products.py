@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_namespace, cast_block, device, take_columns
+from .arrays import Array, array_namespace, cast_block, device, strided, take_columns
 
 
 class Dense:
@@ -47,10 +47,11 @@ class Dense:
 
     def dot(self, w: Array, rough: bool = False) -> Array:
         """X w."""
-        if self.exact:
-            return self.X @ w
-        if rough:
-            return self._rough(self.X, w)
+        if not strided(self.X):
+            if self.exact:
+                return self.X @ w
+            if rough:
+                return self._rough(self.X, w)
         out = self.xp.zeros(
             (self.shape[0], *w.shape[1:]), dtype=self.xp.float64, device=self.device
         )
@@ -60,10 +61,12 @@ class Dense:
 
     def tdot(self, r: Array, cols: slice = slice(None), rough: bool = False) -> Array:
         """X[:, cols]' r."""
-        if self.exact:
-            return self.xp.matrix_transpose(self.X[:, cols]) @ r
-        if rough:
-            return self._rough(self.xp.matrix_transpose(self.X[:, cols]), r)
+        X = self.X[:, cols]
+        if not strided(X):
+            if self.exact:
+                return self.xp.matrix_transpose(X) @ r
+            if rough:
+                return self._rough(self.xp.matrix_transpose(X), r)
         start, stop, _ = cols.indices(self.shape[1])
         out = self.xp.zeros(
             (stop - start, *r.shape[1:]), dtype=self.xp.float64, device=self.device

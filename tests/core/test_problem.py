@@ -367,3 +367,32 @@ def test_only_a_tall_x_that_is_read_often_is_reduced():
     assert small.reduced(1e9) is small
     sparse = scipy.sparse.csc_array(X * (rng.random(X.shape) < 0.1))
     assert LeastSquares(sparse, X[:, 0]).reduced(100).n_rows == 2000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rough", [False, True])
+def test_products_with_a_view_that_no_product_takes_are_made_in_blocks(
+    monkeypatch, dtype, rough
+):
+    # CuPy copies what is contiguous in neither order, whole, before it multiplies.
+    def strided(X):
+        return not (X.flags.c_contiguous or X.flags.f_contiguous)
+
+    monkeypatch.setattr("chita_sklearn.core.products.strided", strided)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((700, 900)).astype(dtype)[::2, 1:]
+    w, r = rng.standard_normal(899), rng.standard_normal((350, 2))
+    data = Dense(X)
+    largest = 0
+
+    def read(rows, cols):
+        nonlocal largest
+        block = X[rows, cols].astype(np.float64)
+        largest = max(largest, block.size)
+        return block
+
+    monkeypatch.setattr(data, "read", read)
+    assert np.allclose(data.dot(w, rough), X.astype(float) @ w)
+    for cols in (slice(None), slice(3, 500)):
+        assert np.allclose(data.tdot(r, cols, rough), X[:, cols].T.astype(float) @ r)
+    assert 0 < largest < X.size

@@ -199,6 +199,9 @@ def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
     assert not any("conjugate gradients" in note for note in direct.history)
     assert np.array_equal(found.support, direct.support)
     assert found.objective == pytest.approx(direct.objective, rel=1e-10)
+    least = case.objective(case.refit(found.support))
+    assert found.objective == pytest.approx(least, rel=1e-12)
+    assert direct.objective == pytest.approx(least, rel=1.1e-11)  # SUBOPTIMAL
     few = solve(case.problem(), Cardinality(20), solver="dense", max_iter=2)
     assert any("2 steps" in note for note in few.history)
     assert few.status is Status.MAX_ITER

@@ -247,6 +247,17 @@ def test_weights_and_intercept_agree_with_numpy(place, dtype):
     assert objectives[1] == pytest.approx(objectives[0], rel=RTOL[dtype])
 
 
+@pytest.mark.parametrize("solver", ["swap", "dual"])
+def test_a_tall_problem_is_reduced_as_on_numpy(place, dtype, solver):
+    X, y, _ = data(dtype, n=2000, p=12)
+    found = [
+        solve(LeastSquares(to(X), to(y), ridge=0.1), Cardinality(3), solver=solver)
+        for to in (np.asarray, place)
+    ]
+    assert all("reduced" in solution.history[0] for solution in found)
+    assert found[1].objective == pytest.approx(found[0].objective, rel=RTOL[dtype])
+
+
 def test_estimator_agrees_with_numpy(dispatch, place, dtype):
     X, y, _ = data(dtype)
     here = ChitaRegressor(5, random_state=0).fit(X, y)
