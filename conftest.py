@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -26,20 +27,20 @@ collect_ignore = [] if find_spec("torch") else ["adapters"]
 
 
 @cache
-def _cuda_device_found() -> bool:
-    if find_spec("torch"):
-        import torch
-
-        if torch.cuda.is_available():
-            return True
-    if find_spec("cupy"):
-        import cupy
-
-        return bool(cupy.cuda.is_available())
-    return False
+def _finds_a_cuda_device(library: str) -> bool:
+    if not find_spec(library):
+        return False
+    return bool(import_module(library).cuda.is_available())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked ``gpu`` where there is none."""
-    if item.get_closest_marker("gpu") and not _cuda_device_found():
+    """Skip tests marked ``gpu`` where the library they are for finds none."""
+    if not item.get_closest_marker("gpu"):
+        return
+    callspec = getattr(item, "callspec", None)
+    library = callspec.params.get("library") if callspec else None
+    if library is None and item.path.parent.name == "torch":
+        library = "torch"
+    libraries = [library] if library else ["torch", "cupy"]
+    if not any(map(_finds_a_cuda_device, libraries)):
         pytest.skip("no CUDA device found")

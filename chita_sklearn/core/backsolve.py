@@ -232,8 +232,8 @@ class Backsolver(SupportSolver):
         if within == float("inf"):
             return Minimiser(None, mu * x, mu * problem.rmatvec(x, rough=rough))
         # Refine against A itself, which also tells the residual as it is. For w = A'x
-        # the gap to the dual at alpha = mu x is ||r - alpha||^2 / 2, r - alpha = lost; of
-        # a minimum of about mu d'x / 2.
+        # the gap to the dual at alpha = mu x is ||r - alpha||^2 / 2, r - alpha = lost;
+        # and the minimum is about mu d'x / 2.
         for _ in range(REFINEMENTS):
             u = problem.rmatvec(x)
             w = z * (u if problem.prior is None else u + problem.prior)
