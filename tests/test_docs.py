@@ -390,7 +390,7 @@ def test_the_pattern_of_the_contributors_guide_works():
     from array_api_compat import array_namespace, device
 
     from chita_sklearn.core import LeastSquares, Pattern, solve
-    from chita_sklearn.core.arrays import top_k_mask
+    from chita_sklearn.core.arrays import to_host, top_k_mask
 
     text = (DOCS / "contributing.rst").read_text(encoding="utf-8")
     code = re.search(r"   class EveryOther.*?\n\nThe bound", text, re.DOTALL).group()
@@ -399,6 +399,7 @@ def test_the_pattern_of_the_contributors_guide_works():
         "Pattern": Pattern,
         "array_namespace": array_namespace,
         "device": device,
+        "to_host": to_host,
         "top_k_mask": top_k_mask,
     }
     exec(re.sub(r"^   ", "", code.removesuffix("The bound"), flags=re.M), names)

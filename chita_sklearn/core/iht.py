@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .arrays import Array, indices, numbers, scatter, to_host, top_k_mask
+from .arrays import Array, indices, numbers, scatter, top_k_mask
 from .patterns import Pattern
 from .quadratic import Quadratic
 from .solution import Solution, Status
@@ -118,7 +118,7 @@ def _on(
     xp = problem.xp
     Z = indices(active)
     part = problem.restrict(Z)
-    sub = pattern.restrict(to_host(Z))
+    sub = pattern.restrict(Z)
     step = _Step(part, sub, None if curvature is None else xp.take(curvature, Z))
     w, mask = xp.take(best.coef, Z), xp.take(best.support, Z)
     offset = best.objective - part.objective(w)

@@ -3,11 +3,11 @@
 A pattern answers two questions, and no algorithm asks a third:
 
 - `best_mask(score)`: the allowed support with the largest sum of scores;
-- `exchangeable(mask, inside, outside)`: which single coordinates outside the support
-  may replace which inside it.
+- `exchangeable(support, outside)`: which single coordinates outside the support may
+  replace which inside it.
 
 `restrict(index)` is the same pattern seen by a subset of the coordinates, for a search
-on a working set.
+on a working set. Arrays given are of any library, and the answers are where they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_namespace, device, scatter, top_k_mask
+from .arrays import Array, array_namespace, device, scatter, to_host, top_k_mask
 
 MANY = 64  # blocks beyond which sorting all at once beats selecting in each
 
@@ -39,16 +39,15 @@ class Pattern(ABC):
         """
 
     @abstractmethod
-    def exchangeable(
-        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
-    ) -> np.ndarray | None:
-        """Which of `outside` may replace which of `inside` in the support `mask`.
+    def exchangeable(self, support: Array, outside: Array) -> Array | None:
+        """Which coordinates of an allowed `support` may leave for which of `outside`.
 
-        Returns a boolean matrix of shape (len(outside), len(inside)); None means all.
+        Both are given by their indices. Returns a boolean matrix of shape
+        (len(support), len(outside)); None means all.
         """
 
     @abstractmethod
-    def restrict(self, index: np.ndarray) -> Pattern:
+    def restrict(self, index: Array) -> Pattern:
         """Return this pattern on the coordinates `index` alone (ascending)."""
 
 
@@ -61,11 +60,11 @@ class Cardinality(Pattern):
     def best_mask(self, score: Array) -> Array:  # noqa: D102
         return top_k_mask(score, self.size)
 
-    def exchangeable(self, mask: Any, inside: Any, outside: Any) -> None:  # noqa: D102
+    def exchangeable(self, support: Array, outside: Array) -> None:  # noqa: D102
         return None
 
-    def restrict(self, index: np.ndarray) -> Cardinality:  # noqa: D102
-        return Cardinality(min(self.size, len(index)))
+    def restrict(self, index: Array) -> Cardinality:  # noqa: D102
+        return Cardinality(min(self.size, index.shape[0]))
 
 
 class PerBlock(Pattern):
@@ -110,13 +109,11 @@ class PerBlock(Pattern):
         chosen = rank < xp.take(self._sizes.like(score), labels)
         return xp.take(chosen, xp.argsort(order))
 
-    def exchangeable(  # noqa: D102
-        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
-    ) -> np.ndarray:
-        return self.labels[outside][:, None] == self.labels[inside][None, :]
+    def exchangeable(self, support: Array, outside: Array) -> Array:  # noqa: D102
+        return _same(self._labels, support, outside)
 
-    def restrict(self, index: np.ndarray) -> PerBlock:  # noqa: D102
-        return PerBlock(self.labels[index], self.sizes)
+    def restrict(self, index: Array) -> PerBlock:  # noqa: D102
+        return PerBlock(self.labels[to_host(index)], self.sizes)
 
 
 class NOfM(PerBlock):
@@ -128,6 +125,7 @@ class NOfM(PerBlock):
     def __init__(self, n: int, m: int, p: int) -> None:
         self.n, self.m, self.p = int(n), int(m), int(p)
         self.labels = np.arange(p) // m
+        self._labels = _Shared(self.labels)
         lengths = np.bincount(self.labels)
         self.sizes = np.minimum(n, lengths)
         self.size = int(self.sizes.sum())
@@ -160,6 +158,7 @@ class WithFloor(Pattern):
             )
             raise ValueError(msg)
         self._members = _members(self.labels, len(floors))
+        self._labels, self._floors = _Shared(self.labels), _Shared(self.floors)
 
     def best_mask(self, score: Array) -> Array:  # noqa: D102
         # The bases of a matroid: floors first, then the best of the rest.
@@ -170,14 +169,15 @@ class WithFloor(Pattern):
         rest = xp.where(mask, xp.full_like(score, float("inf")), score)
         return top_k_mask(rest, self.size)
 
-    def exchangeable(  # noqa: D102
-        self, mask: np.ndarray, inside: np.ndarray, outside: np.ndarray
-    ) -> np.ndarray:
-        spare = np.bincount(self.labels[mask], minlength=len(self.floors)) > self.floors
-        li, lo = self.labels[inside], self.labels[outside]
-        return spare[li][None, :] | (lo[:, None] == li[None, :])
+    def exchangeable(self, support: Array, outside: Array) -> Array:  # noqa: D102
+        xp = array_namespace(support)
+        kept = xp.count_nonzero(_same(self._labels, support, support), axis=1)
+        blocks = xp.take(self._labels.like(support), support)
+        floor = xp.take(self._floors.like(support), blocks)
+        return (kept > floor)[:, None] | _same(self._labels, support, outside)
 
-    def restrict(self, index: np.ndarray) -> WithFloor:  # noqa: D102
+    def restrict(self, index: Array) -> WithFloor:  # noqa: D102
+        index = to_host(index)
         return WithFloor(min(self.size, len(index)), self.labels[index], self.floors)
 
 
@@ -195,6 +195,12 @@ class _Shared:
         if key not in self._copies:
             self._copies[key] = xp.asarray(self.host, device=device(x))
         return self._copies[key]
+
+
+def _same(labels: _Shared, some: Array, others: Array) -> Array:
+    """Which of some coordinates share a block with which others, as a matrix."""
+    xp, block = array_namespace(some), labels.like(some)
+    return xp.take(block, some)[:, None] == xp.take(block, others)[None, :]
 
 
 def _members(labels: np.ndarray, n_blocks: int) -> list[slice | _Shared]:

@@ -25,7 +25,7 @@ from .arrays import (
 )
 from .backsolve import backsolve, unsolved
 from .columns import Columns
-from .patterns import Cardinality, Pattern
+from .patterns import Pattern
 from .problem import LeastSquares
 from .solution import Solution, Status
 from .starts import metric
@@ -195,10 +195,6 @@ def _scan(
     H_SS = to_host(A_S.gram()) + problem.mu * np.eye(s)
     P = xp.asarray(inverse(H_SS), device=problem.device)
     w = P @ xp.take(g, S_A)
-    free = isinstance(pattern, Cardinality)
-    if not free:
-        mask = np.zeros(p, dtype=bool)
-        mask[S] = True
     gain = problem.zeros(p)
     step = max(cast_block(gain) // max(s, 1), 1)
     for start in range(0, p, step):
@@ -209,12 +205,10 @@ def _scan(
             continue
         H_SO = xp.matrix_transpose(H_OS)
         each = swap_gains(H_SO, P, w, g[cols], h[cols], xp)
-        if not free:
-            O = np.arange(cols.start, cols.stop)
-            allowed = pattern.exchangeable(mask, S, O)
-            if allowed is not None:
-                free_to = xp.asarray(allowed.T, device=problem.device)
-                each = xp.where(free_to, each, xp.full_like(each, -float("inf")))
+        O = xp.arange(cols.start, cols.stop, device=problem.device)
+        allowed = pattern.exchangeable(S_A, O)
+        if allowed is not None:
+            each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
         gain[cols] = xp.max(each, axis=0)
     return xp.where(mask_of(p, S_A), xp.full_like(gain, -float("inf")), gain)
 

@@ -192,12 +192,7 @@ class WorkingSet:
 
     def exchangeable(self, S: np.ndarray) -> np.ndarray | None:
         """Which coordinates may replace which of S, shape (len(S), m); None: all."""
-        if self._free:
-            return None
-        mask = np.zeros(len(self.members), dtype=bool)
-        mask[S] = True
-        allowed = self.pattern.exchangeable(mask, S, np.arange(len(mask)))
-        return None if allowed is None else allowed.T
+        return self.pattern.exchangeable(S, np.arange(len(self.members)))
 
     def improve(self, S: np.ndarray, max_swaps: int) -> tuple[np.ndarray, float, int]:
         """Swap, best pair first, until no pair gains: (S, its value, swaps made)."""

@@ -184,46 +184,33 @@ def oracle():
 
 @dataclass(frozen=True)
 class Backend:
-    """An array library with a device and a type, and the ways in and out."""
+    """A place for arrays and a type, and the ways in and out."""
 
-    name: str
+    place: object
     dtype: str
 
     def to(self, x):
-        x = np.ascontiguousarray(x, dtype=self.dtype)
-        library = self.name.split()[0]
-        if library == "torch":
-            import torch
-
-            return torch.from_numpy(x.copy())
-        if library == "strict":
-            import array_api_strict as strict
-
-            name = "device1" if "device1" in self.name else "CPU_DEVICE"
-            return strict.asarray(x, device=strict.Device(name))
-        return x
+        return self.place(np.asarray(x, dtype=self.dtype))
 
     def back(self, x):
-        if self.name.startswith("strict"):
-            import array_api_strict as strict
-
-            return np.array(x.to_device(strict.Device("CPU_DEVICE")))
-        return np.asarray(x)
+        return self.place.back(x)
 
 
-BACKENDS = [
-    Backend("numpy", "float64"),
-    Backend("numpy", "float32"),
-    Backend("torch", "float64"),
-    Backend("torch", "float32"),
-    Backend("strict", "float64"),
-    Backend("strict device1", "float32"),
+HOST = [
+    *("numpy float64", "numpy float32", "torch-cpu float64", "torch-cpu float32"),
+    *("strict-CPU_DEVICE float64", "strict-device1 float32"),
+]
+GPU = [
+    *("cupy float64", "cupy float32", "torch-cuda float64", "torch-cuda float32"),
 ]
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda b: f"{b.name}-{b.dtype}", scope="session")
-def backend(request):
-    for library, module in (("torch", "torch"), ("strict", "array_api_strict")):
-        if request.param.name.startswith(library):
-            pytest.importorskip(module)
-    return request.param
+@pytest.fixture(
+    params=[*HOST, *(pytest.param(name, marks=pytest.mark.gpu) for name in GPU)],
+    scope="session",
+)
+def backend(request, place_of):
+    name, dtype = request.param.split()
+    place = place_of(*name.split("-"))
+    place.skip_unless_here()
+    return Backend(place, dtype)

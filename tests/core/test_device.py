@@ -108,7 +108,7 @@ def test_the_dual_plan_stays_on_the_device(oracle, transfers, solver, pattern):
 def test_hard_thresholding_moves_no_more_than_the_active_set(
     oracle, transfers, pattern
 ):
-    # The pattern is restricted to the active set on the host, by its indices.
+    # Blocks of labels are restricted to the active set on the host, by its indices.
     solve(tensors(instance(oracle)), PATTERNS[pattern], solver="iht")
     assert max(transfers.sizes, default=0) < P
 

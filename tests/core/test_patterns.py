@@ -98,13 +98,13 @@ def test_exchangeable_says_whether_the_swapped_support_is_allowed(
         mask = np.zeros(p, dtype=bool)
         mask[list(S)] = True
         inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
-        table = pattern.exchangeable(mask, inside, outside)
+        table = pattern.exchangeable(inside, outside)
         if table is None:
-            table = np.ones((len(outside), len(inside)), dtype=bool)
-        assert table.shape == (len(outside), len(inside))
-        for j, i in np.ndindex(table.shape):
+            table = np.ones((len(inside), len(outside)), dtype=bool)
+        assert table.shape == (len(inside), len(outside))
+        for i, j in np.ndindex(table.shape):
             swapped = tuple(sorted({*S, int(outside[j])} - {int(inside[i])}))
-            assert table[j, i] == (swapped in every)
+            assert table[i, j] == (swapped in every)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,8 @@
 """The same on every device: `pytest -m gpu` on CuPy and torch-CUDA.
 
-Where there is no GPU, the same claims are tested on torch in host memory and on
-array_api_strict, whose second device refuses to be mixed with, or read as, the first.
+Where there is no GPU, the same claims are tested on torch in host memory, on
+array_api_strict, whose second device refuses to be mixed with, or read as, the first,
+and on a stand-in for CuPy (`test_stand_in`).
 """
 
 import copy
@@ -27,75 +28,6 @@ from chita_sklearn.core import arrays as seam
 
 N, P, K = 30, 240, 24
 RTOL = {"float64": 1e-6, "float32": 1e-4}
-
-
-class Place:
-    """An array library on a device: the way there, and the way back."""
-
-    def __init__(self, library, device=None):
-        self.library, self.device = library, device
-
-    def __repr__(self):
-        return f"{self.library}-{self.device}" if self.device else self.library
-
-    def skip_unless_here(self):
-        if self.library == "cupy":
-            cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-            if not cupy.cuda.is_available():
-                pytest.skip("CuPy finds no CUDA device")
-        elif self.library == "torch":
-            torch = pytest.importorskip("torch", reason="torch is not installed")
-            if self.device == "cuda" and not torch.cuda.is_available():
-                pytest.skip("torch finds no CUDA device")
-        else:
-            pytest.importorskip("array_api_strict")
-
-    def __call__(self, x):
-        if x is None:
-            return None
-        x = np.ascontiguousarray(x)
-        if self.library == "cupy":
-            import cupy
-
-            return cupy.asarray(x)
-        if self.library == "torch":
-            import torch
-
-            return torch.asarray(x.copy(), device=self.device)
-        import array_api_strict as strict
-
-        return strict.asarray(x, device=strict.Device(self.device))
-
-    def holds(self, x):
-        """Whether an array is of this library and on this device."""
-        like = self(np.zeros(1))
-        return type(x) is type(like) and x.device == like.device
-
-    def back(self, x):
-        """To the host, outright."""
-        if self.library == "cupy":
-            return x.get()
-        if self.library == "torch":
-            return x.cpu().numpy()
-        import array_api_strict as strict
-
-        return np.array(x.to_device(strict.Device("CPU_DEVICE")))
-
-
-GPU = [
-    pytest.param(Place(*args), marks=pytest.mark.gpu, id="-".join(args))
-    for args in (("cupy",), ("torch", "cuda"))
-]
-HOST = [
-    pytest.param(Place(*args), id="-".join(args))
-    for args in (("torch", "cpu"), ("strict", "CPU_DEVICE"), ("strict", "device1"))
-]
-
-
-@pytest.fixture(params=[*GPU, *HOST])
-def place(request):
-    request.param.skip_unless_here()
-    return request.param
 
 
 @pytest.fixture(params=["float64", "float32"])
@@ -296,9 +228,9 @@ def test_a_pickle_comes_back_on_the_device(dispatch, place):
 
 
 @pytest.mark.gpu
-def test_torch_reaches_cupy_without_a_copy():
-    Place("cupy").skip_unless_here()
-    Place("torch", "cuda").skip_unless_here()
+def test_torch_reaches_cupy_without_a_copy(place_of):
+    place_of("cupy").skip_unless_here()
+    place_of("torch", "cuda").skip_unless_here()
     import cupy
     import torch
 
@@ -316,8 +248,8 @@ def test_torch_reaches_cupy_without_a_copy():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_network_is_pruned_where_it_is(device):
-    Place("torch", device).skip_unless_here()
+def test_a_network_is_pruned_where_it_is(device, place_of):
+    place_of("torch", device).skip_unless_here()
     import torch
     from torch import nn
 
