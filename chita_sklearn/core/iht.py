@@ -130,7 +130,7 @@ def _on(
         w, mask, objective = step(w, mask, objective)
         if last - objective <= tol * abs(last + offset):
             break
-        steady = steady + 1 if bool(xp.all(mask == former)) else 0
+        steady = steady + 1 if mask is former else 0
         if steady == STABLE:
             break
     inner = replace(
@@ -169,21 +169,24 @@ class _Step:
         d = self.direction(w)
         on_support = xp.where(mask, d, xp.zeros_like(d))
         A_d = problem.matvec(on_support)
-        slope, bend = numbers(
-            xp.sum(self.M * on_support**2),
-            A_d @ A_d + problem.mu * (on_support @ on_support),
-        )
-        best = (w, mask, objective)
-        t = 1.0
+        slope = xp.sum(self.M * on_support**2)
+        bend = A_d @ A_d + problem.mu * (on_support @ on_support)
         # At the best point of its support the step there is rounding: look outwards.
-        if slope**2 > 2e-12 * bend * abs(objective):
-            t = slope / bend
-            best = self._keep_better(best, w + t * on_support, mask)
-        if bool(self._same(w, d, t, mask)):
+        # (The device is waited for once, for all that the host decides by.)
+        best, one = (w, mask, objective), xp.ones_like(bend)
+        rounding = slope**2 <= 2e-12 * bend * abs(objective)
+        t = xp.where(rounding, one, slope / xp.where(rounding, one, bend))
+        moved = w + t * on_support
+        value = problem.value(moved, problem.residual(moved))
+        same = self._same(w, d, t, mask)
+        t, value, rounding, same = numbers(t, value, rounding, same)
+        if not rounding and value < objective:
+            best = (moved, mask, value)
+        if same:
             return best
         # The support changes before the exact step: search outwards from there. The
         # device is asked for the end of the bisection only.
-        low = xp.zeros_like(A_d[0])
+        low = xp.zeros_like(bend)
         high = low + t
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)

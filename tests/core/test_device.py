@@ -19,6 +19,8 @@ from chita_sklearn.core import (
     solve,
 )
 from chita_sklearn.core import arrays as seam
+from chita_sklearn.core.iht import _Step
+from chita_sklearn.core.starts import metric
 
 N, P = 20, 300
 
@@ -200,6 +202,19 @@ def test_where_the_bound_has_settled_a_step_asks_for_two(oracle, asked, monkeypa
     numbers, lists = more(asked, oracle, 10, **options)
     assert numbers < 3 * 10
     assert lists < 5 * 10
+
+
+def test_a_step_of_hard_thresholding_waits_once_where_the_support_stays(oracle, asked):
+    problem = tensors(instance(oracle))
+    found = solve(problem, Cardinality(20), solver="iht")
+    w = found.coef.double() * 1.001
+    step = _Step(problem, Cardinality(20), metric(problem))
+    objective = problem.objective(w)
+    asked.clear()
+    _, mask, reached = step(w, found.support, objective)
+    assert reached < objective
+    assert mask is found.support
+    assert asked == ["to_host"]
 
 
 def test_labels_are_copied_to_the_device_once(oracle, monkeypatch):
