@@ -11,7 +11,7 @@ For each library:
   the time over the bandwidth floor: the bytes of A once, over the bandwidth of a copy
   measured on the device (read and write). The objective and the time of two cores are
   those that `benchmarks.large` recorded for the same size, where it did;
-- how many numbers the host asks for a step (each stalls the device);
+- how often the host waits for the device, a step;
 - a network of MLPNet's shape on random images, pruned by `chita_torch.prune` where it
   is, beside the same run on the host.
 
@@ -134,30 +134,36 @@ def bandwidth(device: Device, size: int) -> float:
 
 
 @contextmanager
-def asked(device: Device):
-    """Count the scalars that Python asks of the device's arrays."""
-    kind, count = type(device.to(np.zeros(1, dtype=np.float32))), [0]
-    names = ("__float__", "__bool__", "__int__", "__index__", "item")
-    kept = {name: getattr(kind, name) for name in names if hasattr(kind, name)}
+def waits(device: Device):
+    """Count what has the host wait: numbers, what is brought to it, lists of places.
 
-    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(self: Any, *args: Any) -> Any:
+    None for CuPy, whose arrays are of a compiled type that cannot be watched; its code
+    path is torch's.
+    """
+    if device.library != "torch":
+        yield [None]
+        return
+    import torch
+
+    names = ("__float__", "__bool__", "__int__", "__index__", "item", "cpu")
+    watched = [(torch.Tensor, name) for name in names] + [(torch, "nonzero")]
+    kept = [getattr(owner, name) for owner, name in watched]
+    count = [0]
+
+    def counting(whole: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
             count[0] += 1
-            return method(self, *args)
+            return whole(*args, **options)
 
         return counted
 
     try:
-        for name, method in kept.items():
-            setattr(kind, name, counting(method))
-    except TypeError:  # a type of a compiled extension
-        count[0] = -1
-    try:
+        for (owner, name), whole in zip(watched, kept, strict=True):
+            setattr(owner, name, counting(whole))
         yield count
     finally:
-        if count[0] >= 0:
-            for name, method in kept.items():
-                setattr(kind, name, method)
+        for (owner, name), whole in zip(watched, kept, strict=True):
+            setattr(owner, name, whole)
 
 
 def solved(arrays: tuple, k: int, ridge: float) -> Any:
@@ -203,7 +209,7 @@ def parity(device: Device, n: int, p: int, ridge: float) -> list[dict]:
 
 
 def large(device: Device, n: int, p: int, ridge: float, host: dict | None) -> dict:
-    """Time the solve, the product and the copy; memory, passes, scalars."""
+    """Time the solve, the product and the copy; memory, passes, waits."""
     arrays = on(device, generate(n, p, trace=131.0), "float32")
     A = arrays[0]
     solved(on(device, generate(n, 2000, trace=131.0), "float32"), 200, ridge)
@@ -216,7 +222,7 @@ def large(device: Device, n: int, p: int, ridge: float, host: dict | None) -> di
         first,
         *(seconds(device, lambda: solved(arrays, p // 10, ridge))[1] for _ in "12"),
     )
-    with asked(device) as count:
+    with waits(device) as count:
         solved(arrays, p // 10, ridge)
     product = min(seconds(device, lambda: A @ A.T)[1] for _ in range(3))
     size = 4 * n * p
@@ -234,7 +240,7 @@ def large(device: Device, n: int, p: int, ridge: float, host: dict | None) -> di
         "bandwidth": rate,
         "over_floor": best / (size / rate),
         "passes": reads.passes,
-        "scalars": count[0],
+        "waits": count[0],
         "steps": int(found.n_iter),
         "gap": float(found.gap),
         "objective": float(found.objective),
@@ -338,9 +344,10 @@ def report(records: list[dict]) -> list[tuple[bool, str]]:
                 f"{r['seconds'] / r['product']:.2f} products "
                 f"A A', {r['over_floor']:.1f} x the floor at "
                 f"{r['bandwidth'] / 1e9:.0f} GB/s, {r['passes']:.1f} passes over A, "
-                f"{r['scalars'] / r['steps']:.0f} scalars asked for a step, gap "
-                f"{100 * r['gap']:.4f} %"
+                f"gap {100 * r['gap']:.4f} %"
             )
+            if r["waits"] is not None:
+                text += f", the host waits {r['waits'] / r['steps']:.1f} times a step"
             if r["memory"] is not None:
                 text += f", {100 * r['memory']:.1f} % of A above it"
             kept = True
