@@ -37,7 +37,7 @@ class Dense:
         number = 8 if self.exact else 4
         self.nbytes, self.density = number * X.shape[0] * X.shape[1], 1.0
         # Little beside X, also on an accelerator, where a block is large.
-        self._block = min(2 * cast_block(X), max(X.shape[0] * X.shape[1] // 32, 2**17))
+        self._block = min(2 * cast_block(X), max(X.shape[0] * X.shape[1] // 64, 2**17))
         self._by_columns = by_columns(X)
 
     def blocks(
