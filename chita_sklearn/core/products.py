@@ -36,9 +36,9 @@ class Dense:
         self.exact = X.dtype == self.xp.float64
         number = 8 if self.exact else 4
         self.nbytes, self.density = number * X.shape[0] * X.shape[1], 1.0
-        # Little beside X, also on an accelerator, where a block is large.
+        # Runs along the memory bear twice the block of a cast (measured). Little beside
+        # X, also on an accelerator, where a block is large.
         self._block = min(2 * cast_block(X), max(X.shape[0] * X.shape[1] // 64, 2**17))
-        self._by_columns = by_columns(X)
 
     def blocks(
         self, cols: slice = slice(None), tall: bool = False
@@ -52,10 +52,8 @@ class Dense:
         size, n = self._block, self.shape[0]
         start, stop, _ = cols.indices(self.shape[1])
         p = max(stop - start, 1)
-        if tall:
-            height = max(size // p, TALL)
-        elif self._by_columns:
-            height = max(size // p, RUN)
+        if tall or by_columns(self.X):
+            height = max(size // p, TALL if tall else RUN)
         else:
             height = size // min(p, RUN)
         height = min(max(height, 1), max(n, 1))
