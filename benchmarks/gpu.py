@@ -28,10 +28,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -147,7 +148,6 @@ def waits(device: Device):
 
     names = ("__float__", "__bool__", "__int__", "__index__", "item", "cpu")
     watched = [(torch.Tensor, name) for name in names] + [(torch, "nonzero")]
-    kept = [getattr(owner, name) for owner, name in watched]
     count = [0]
 
     def counting(whole: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,13 +157,11 @@ def waits(device: Device):
 
         return counted
 
-    try:
-        for (owner, name), whole in zip(watched, kept, strict=True):
-            setattr(owner, name, counting(whole))
+    with ExitStack() as patches:
+        for owner, name in watched:
+            watching = counting(getattr(owner, name))
+            patches.enter_context(mock.patch.object(owner, name, watching))
         yield count
-    finally:
-        for (owner, name), whole in zip(watched, kept, strict=True):
-            setattr(owner, name, whole)
 
 
 def solved(arrays: tuple, k: int, ridge: float) -> Any:
