@@ -166,7 +166,7 @@ class ndarray:
         self._contiguous()
         self.array.partition(kth, axis)
 
-    def _contiguous(self):
+    def _contiguous(self):  # CuPy's own refusal, in its words
         if not self.array.flags.c_contiguous:
             raise NotImplementedError("Sorting non-contiguous array is not supported.")
 
@@ -207,18 +207,9 @@ for _name in ("lt", "le", "eq", "ne", "gt", "ge", "matmul", "xor"):
 for _name in (
     *("__neg__", "__pos__", "__invert__", "__abs__", "T", "real", "flags", "shape"),
     *("strides", "dtype", "ndim", "size", "nbytes", "itemsize", "all", "any", "argmax"),
-    *(
-        "argmin",
-        "astype",
-        "copy",
-        "cumsum",
-        "diagonal",
-        "dot",
-        "fill",
-        "flatten",
-        "max",
-    ),
-    *("mean", "min", "prod", "ravel", "repeat", "reshape", "round", "searchsorted"),
-    *("squeeze", "std", "sum", "swapaxes", "trace", "transpose", "var", "view"),
+    *("argmin", "astype", "copy", "cumsum", "diagonal", "dot", "fill", "flatten"),
+    *("max", "mean", "min", "prod", "ravel", "repeat", "reshape", "round"),
+    *("searchsorted", "squeeze", "std", "sum", "swapaxes", "trace", "transpose"),
+    *("var", "view"),
 ):
     _take_over(_name)

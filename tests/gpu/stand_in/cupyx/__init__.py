@@ -12,7 +12,7 @@ def geterr():
 @contextmanager
 def errstate(*, linalg):
     if linalg not in ("ignore", "raise"):
-        raise NotImplementedError(linalg)
+        raise NotImplementedError(linalg)  # as CuPy does
     before = dict(_state)
     _state["linalg"] = linalg
     try:
