@@ -55,7 +55,7 @@ def instances() -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
 def run(X: np.ndarray, y: np.ndarray, k: int, ridge: float, nodes: int) -> dict:
     """Return the gaps of one problem at one ridge."""
     from chita_sklearn.core import Cardinality, LeastSquares, solve
-    from chita_sklearn.core.branch import Relaxation, branch
+    from chita_sklearn.core.improvers.branch import Relaxation, branch
 
     problem, pattern = LeastSquares(X, y, ridge=ridge), Cardinality(k)
     start = time.process_time()

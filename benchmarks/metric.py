@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution
-from chita_sklearn.core.backsolve import backsolve
-from chita_sklearn.core.iht import iht
-from chita_sklearn.core.starts import correlation, magnitude
+from chita_sklearn.core.improvers.iht import iht
+from chita_sklearn.core.initial import correlation, magnitude
+from chita_sklearn.core.refit.backsolve import backsolve
 
 from . import problems
 from .pruning_instance import instance

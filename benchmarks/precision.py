@@ -35,7 +35,7 @@ def objective(X: np.ndarray, y: np.ndarray, S: np.ndarray, mu: float) -> float:
 
 def runner_up(X: np.ndarray, y: np.ndarray, S: np.ndarray, mu: float) -> float:
     """Return the smallest objective of the supports one exchange away."""
-    from chita_sklearn.core.tableau import swap_gains
+    from chita_sklearn.core.search.swap_state import swap_gains
 
     B = X[:, S]
     P = np.linalg.inv(B.T @ B + mu * np.eye(len(S)))

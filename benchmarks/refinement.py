@@ -17,8 +17,8 @@ from time import process_time
 import numpy as np
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution
-from chita_sklearn.core.backsolve import backsolve
-from chita_sklearn.core.descent import coordinate_descent
+from chita_sklearn.core.refit.backsolve import backsolve
+from chita_sklearn.core.refit.coordinate_descent import coordinate_descent
 
 from . import problems
 from .pruning_instance import instance

@@ -12,11 +12,11 @@ import numpy as np
 
 from .core import Cardinality, LeastSquares, Solution, solve
 from .core.arrays import indices, mask_of, to_host
-from .core.backsolve import unsolved
-from .core.restarts import Restarts
+from .core.improvers.restarts import Restarts
+from .core.improvers.swaps import swaps
+from .core.refit.backsolve import unsolved
+from .core.search.working_set import WorkingSet
 from .core.solve import choose
-from .core.swaps import swaps
-from .core.working_set import WorkingSet
 
 Array = Any  # the array API has no settled static type
 

@@ -110,7 +110,7 @@ def _regression():
         WithFloor,
         solve,
     )
-    from chita_sklearn.core.support_solver import backsolver
+    from chita_sklearn.core.refit.base import backsolver
 
     def fit(X=X, y=Y, sample_weight=None, **options):
         return ChitaRegressor(2, **options).fit(X, y, sample_weight)

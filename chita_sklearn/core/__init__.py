@@ -1,8 +1,8 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
-from .blocks import BlockLeastSquares
-from .patterns import Cardinality, NOfM, Pattern, PerBlock, WithFloor
-from .problem import LeastSquares
+from .patterns.matroids import Cardinality, NOfM, Pattern, PerBlock, WithFloor
+from .problem.block_diagonal import BlockLeastSquares
+from .problem.least_squares import LeastSquares
 from .solution import Solution, Status
 from .solve import SOLVERS, solve
 

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from . import starts
+from . import initial as starts
 from .arrays import Array, indices
-from .backsolve import backsolve
-from .branch import branch
-from .columns import Columns
-from .dual import certify, costly, dual, rough_enough, with_bound
-from .enumerate import enumerate_supports
-from .iht import iht
-from .patterns import Cardinality, Pattern
-from .problem import LeastSquares
-from .quadratic import Quadratic
-from .restarts import Restarts
+from .improvers.branch import branch
+from .improvers.dual import certify, costly, dual, rough_enough, with_bound
+from .improvers.enumerate import enumerate_supports
+from .improvers.iht import iht
+from .improvers.restarts import Restarts
+from .improvers.swaps import swaps
+from .patterns.matroids import Cardinality, Pattern
+from .problem.base import Quadratic
+from .problem.columns import Columns
+from .problem.least_squares import LeastSquares
+from .refit.backsolve import backsolve
+from .refit.base import backsolver
 from .solution import Solution, Status
-from .support_solver import backsolver
-from .swaps import swaps
 
 SWAPS_UP_TO = 500  # non-zeros; beyond, the number of swaps and m s for each weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds

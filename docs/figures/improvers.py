@@ -4,11 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, solve
-from chita_sklearn.core.backsolve import backsolve
-from chita_sklearn.core.dual import dual
-from chita_sklearn.core.iht import iht
-from chita_sklearn.core.starts import correlation
-from chita_sklearn.core.swaps import swaps
+from chita_sklearn.core.improvers.dual import dual
+from chita_sklearn.core.improvers.iht import iht
+from chita_sklearn.core.improvers.swaps import swaps
+from chita_sklearn.core.initial import correlation
+from chita_sklearn.core.refit.backsolve import backsolve
 
 rng = np.random.default_rng(0)
 n, p, k = 150, 600, 15

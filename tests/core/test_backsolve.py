@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chita_sklearn.core import LeastSquares, Solution, Status
-from chita_sklearn.core.backsolve import Backsolver, backsolve
+from chita_sklearn.core.refit.backsolve import Backsolver, backsolve
 
 seeds = st.integers(0, 2**32 - 1)
 

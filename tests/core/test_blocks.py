@@ -13,8 +13,8 @@ from chita_sklearn.core import (
     Solution,
     solve,
 )
-from chita_sklearn.core.dual import Dual
-from chita_sklearn.core.support_solver import backsolver
+from chita_sklearn.core.improvers.dual import Dual
+from chita_sklearn.core.refit.base import backsolver
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
-from chita_sklearn.core.branch import Relaxation, branch, shares
+from chita_sklearn.core.improvers.branch import Relaxation, branch, shares
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chita_sklearn.core import LeastSquares, Solution
-from chita_sklearn.core.backsolve import backsolve
-from chita_sklearn.core.descent import coordinate_descent
+from chita_sklearn.core.refit.backsolve import backsolve
+from chita_sklearn.core.refit.coordinate_descent import coordinate_descent
 
 
 def start(n, p, s, ridge, *, prior, seed):

@@ -19,8 +19,8 @@ from chita_sklearn.core import (
     solve,
 )
 from chita_sklearn.core import arrays as seam
-from chita_sklearn.core.iht import _Step
-from chita_sklearn.core.starts import metric
+from chita_sklearn.core.improvers.iht import _Step
+from chita_sklearn.core.initial import metric
 
 N, P = 20, 300
 
@@ -196,8 +196,8 @@ def test_a_step_of_dual_ascent_asks_for_one_number(oracle, asked, pattern):
 
 
 def test_where_the_bound_has_settled_a_step_asks_for_two(oracle, asked, monkeypatch):
-    monkeypatch.setattr("chita_sklearn.core.dual.COSTLY", 0)
-    monkeypatch.setattr("chita_sklearn.core.dual.STALL", -1)  # do not give up
+    monkeypatch.setattr("chita_sklearn.core.improvers.dual.COSTLY", 0)
+    monkeypatch.setattr("chita_sklearn.core.improvers.dual.STALL", -1)  # do not give up
     options = {"pattern": Cardinality(40), "solver": "dual", "tol": 1e-12}
     numbers, lists = more(asked, oracle, 10, **options)
     assert numbers < 3 * 10
@@ -275,7 +275,7 @@ def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
 @pytest.mark.parametrize("solver", ["auto", "dual", "iht", "dense"])
 def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver, monkeypatch):
     # (What is of no account beside a large X counts beside this one.)
-    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
     assert above(solver, np.float64, (3000, 3000), 300, ridge=1.0) < 0.25
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
-from chita_sklearn.core.dual import Dual, certify, dual
-from chita_sklearn.core.support_solver import backsolver
+from chita_sklearn.core.improvers.dual import Dual, certify, dual
+from chita_sklearn.core.refit.base import backsolver
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 # A proven optimum is evaluated in float64: its rounding, as a share of 1/2 ||b||^2.
@@ -272,7 +272,7 @@ def test_a_mixture_cut_to_its_largest_coordinates_still_proves(
     pattern = Cardinality(2)
     best = optimum(oracle, case, pattern)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+        patch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
         assert case.problem().side() < 3  # two supports make more
         found = solve(case.problem(), pattern, solver=solver, tol=0.0)
     is_below(found.lower_bound, best, rounding(case, found))
@@ -284,7 +284,7 @@ def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much(monkeypa
     y = X[:, :40] @ rng.standard_normal(40) + rng.standard_normal(300)
     problem = LeastSquares(X, y, ridge=0.1)
     whole = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
-    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
     assert problem.side() < 100
     cut = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
     assert whole.gap < cut.gap < 1.2 * whole.gap

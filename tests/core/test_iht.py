@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, Solution, Status
-from chita_sklearn.core.backsolve import backsolve
-from chita_sklearn.core.iht import _Step, iht
-from chita_sklearn.core.starts import metric
+from chita_sklearn.core.improvers.iht import _Step, iht
+from chita_sklearn.core.initial import metric
+from chita_sklearn.core.refit.backsolve import backsolve
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, solve
-from chita_sklearn.core.products import Dense
+from chita_sklearn.core.problem.design import Dense
 
 LAYOUTS = {
     "C": np.ascontiguousarray,
@@ -288,8 +288,8 @@ def test_thinned_rows_stand_for_all_of_them(oracle, kind, seed, step):
 @pytest.fixture
 def always(monkeypatch):
     """Every problem is worth its triangular factor."""
-    monkeypatch.setattr("chita_sklearn.core.problem.TALL", 0)
-    monkeypatch.setattr("chita_sklearn.core.problem.TO_FACTOR", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.TALL", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.TO_FACTOR", 0)
 
 
 @pytest.mark.parametrize("n", [3, 12, 100])
@@ -378,7 +378,7 @@ def test_products_with_a_view_that_no_product_takes_are_made_in_blocks(
     def strided(X):
         return not (X.flags.c_contiguous or X.flags.f_contiguous)
 
-    monkeypatch.setattr("chita_sklearn.core.products.strided", strided)
+    monkeypatch.setattr("chita_sklearn.core.problem.design.strided", strided)
     rng = np.random.default_rng(0)
     X = rng.standard_normal((700, 900)).astype(dtype)[::2, 1:]
     w, r = rng.standard_normal(899), rng.standard_normal((350, 2))

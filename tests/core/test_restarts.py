@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, solve
-from chita_sklearn.core.restarts import Restarts, Walk
-from chita_sklearn.core.swaps import swaps
-from chita_sklearn.core.working_set import WorkingSet
+from chita_sklearn.core.improvers.restarts import Restarts, Walk
+from chita_sklearn.core.improvers.swaps import swaps
+from chita_sklearn.core.search.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)

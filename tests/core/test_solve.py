@@ -17,8 +17,8 @@ from chita_sklearn.core import (
     WithFloor,
     solve,
 )
+from chita_sklearn.core.initial import conjugate_gradients
 from chita_sklearn.core.solve import choose
-from chita_sklearn.core.starts import conjugate_gradients
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
@@ -193,7 +193,7 @@ def test_conjugate_gradients_end_at_the_unconstrained_minimiser(oracle, seed):
 def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
     case = oracle.case(0, n=60, p=200, ridge=1.0, prior=None)
     direct = solve(case.problem(), Cardinality(20), solver="dense")
-    monkeypatch.setattr("chita_sklearn.core.problem.SIDE_LEAST", 0)
+    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
     found = solve(case.problem(), Cardinality(20), solver="dense")
     assert any("conjugate gradients" in note for note in found.history)
     assert not any("conjugate gradients" in note for note in direct.history)

@@ -16,10 +16,10 @@ from chita_sklearn.core import (
     Status,
     WithFloor,
 )
-from chita_sklearn.core.restarts import Restarts
-from chita_sklearn.core.swaps import swaps
-from chita_sklearn.core.tableau import add_gains, swap_gains
-from chita_sklearn.core.working_set import WorkingSet
+from chita_sklearn.core.improvers.restarts import Restarts
+from chita_sklearn.core.improvers.swaps import swaps
+from chita_sklearn.core.search.swap_state import add_gains, swap_gains
+from chita_sklearn.core.search.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)

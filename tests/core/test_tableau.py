@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality
-from chita_sklearn.core import tableau as module
-from chita_sklearn.core.tableau import DRIFT, Tableau, _explained
-from chita_sklearn.core.working_set import WorkingSet
+from chita_sklearn.core.search import swap_state as module
+from chita_sklearn.core.search.swap_state import DRIFT, Tableau, _explained
+from chita_sklearn.core.search.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)

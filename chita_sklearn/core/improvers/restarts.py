@@ -26,9 +26,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .problem import LeastSquares
-from .tableau import Tableau
-from .working_set import WorkingSet
+from ..problem.least_squares import LeastSquares
+from ..search.swap_state import Tableau
+from ..search.working_set import WorkingSet
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart

@@ -16,10 +16,10 @@ from typing import Any
 
 import scipy.sparse
 
-from .arrays import Array, add_outer, mirror, triangular
+from ..arrays import Array, add_outer, mirror, triangular
+from .base import Quadratic
 from .columns import Columns
-from .products import Dense, Sparse
-from .quadratic import Quadratic
+from .design import Dense, Sparse
 
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .arrays import Array, indices, numbers, scatter, top_k_mask
-from .patterns import Pattern
-from .quadratic import Quadratic
-from .solution import Solution, Status
-from .starts import metric
+from ..arrays import Array, indices, numbers, scatter, top_k_mask
+from ..initial import metric
+from ..patterns.matroids import Pattern
+from ..problem.base import Quadratic
+from ..solution import Solution, Status
 
 GROWTH = 2.0  # of a step tried beyond the support's change
 STABLE = 5  # full checks without a change of support; the backsolve does the rest

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .arrays import Array
-from .patterns import Pattern
-from .quadratic import Quadratic
+from .patterns.matroids import Pattern
+from .problem.base import Quadratic
 
 NEAR = 1e-6  # of the gradient's length at w_bar: enough to rank the coefficients
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .arrays import (
+from ..arrays import (
     Array,
     add_outer,
     indices,
@@ -15,7 +15,7 @@ from .arrays import (
 )
 
 if TYPE_CHECKING:
-    from .problem import LeastSquares
+    from .least_squares import LeastSquares
 
 
 class Columns:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import (
+from ..arrays import (
     Array,
     array_namespace,
     by_columns,

@@ -29,11 +29,11 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
-from .arrays import Array, indices, mask_of, to_host
-from .backsolve import backsolve, unsolved
-from .columns import Columns
-from .problem import LeastSquares
-from .solution import Solution, Status
+from ..arrays import Array, indices, mask_of, to_host
+from ..problem.columns import Columns
+from ..problem.least_squares import LeastSquares
+from ..refit.backsolve import backsolve, unsolved
+from ..solution import Solution, Status
 
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
 ALTERNATIONS = 60  # between w and z at most, in a node

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from functools import singledispatch
 from typing import Any, NamedTuple, Self
 
-from .arrays import Array
-from .quadratic import Quadratic
+from ..arrays import Array
+from ..problem.base import Quadratic
 
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 

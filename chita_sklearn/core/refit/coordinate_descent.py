@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .arrays import Array, cholesky_solve, damped_cholesky, indices, scatter
-from .problem import LeastSquares
-from .solution import Solution, Status
+from ..arrays import Array, cholesky_solve, damped_cholesky, indices, scatter
+from ..problem.least_squares import LeastSquares
+from ..solution import Solution, Status
 
 BLOCK = 256  # coordinates set at once
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
-from .arrays import (
+from ..arrays import (
     Array,
     array_namespace,
     cholesky_solve,
@@ -26,12 +26,12 @@ from .arrays import (
     scatter,
     top_k_mask,
 )
-from .columns import Columns, Rows
-from .descent import coordinate_descent
-from .problem import LeastSquares
-from .quadratic import Quadratic
-from .solution import Solution, Status
-from .support_solver import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
+from ..problem.base import Quadratic
+from ..problem.columns import Columns, Rows
+from ..problem.least_squares import LeastSquares
+from ..solution import Solution, Status
+from .base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
+from .coordinate_descent import coordinate_descent
 
 FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
 REFINEMENTS = 5  # of iterative refinement at most; one or two suffice

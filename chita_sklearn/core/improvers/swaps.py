@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .arrays import (
+from ..arrays import (
     Array,
     cast_block,
     indices,
@@ -23,14 +23,14 @@ from .arrays import (
     to_host,
     top_k_mask,
 )
-from .backsolve import backsolve, unsolved
-from .columns import Columns
-from .patterns import Pattern
-from .problem import LeastSquares
-from .solution import Solution, Status
-from .starts import metric
-from .tableau import add_gains, inverse, swap_gains
-from .working_set import GAIN, NOISE, WorkingSet
+from ..initial import metric
+from ..patterns.matroids import Pattern
+from ..problem.columns import Columns
+from ..problem.least_squares import LeastSquares
+from ..refit.backsolve import backsolve, unsolved
+from ..search.swap_state import add_gains, inverse, swap_gains
+from ..search.working_set import GAIN, NOISE, WorkingSet
+from ..solution import Solution, Status
 
 
 class Search(Protocol):

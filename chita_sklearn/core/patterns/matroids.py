@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, array_namespace, device, scatter, to_host, top_k_mask
+from ..arrays import Array, array_namespace, device, scatter, to_host, top_k_mask
 
 MANY = 64  # blocks beyond which sorting all at once beats selecting in each
 

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
 
-from .arrays import Array, mirror
+from ..arrays import Array, mirror
 
 if TYPE_CHECKING:
     from .working_set import WorkingSet

@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from .arrays import Array, to_host
-from .backsolve import Backsolver
-from .problem import LeastSquares
-from .quadratic import Quadratic
-from .support_solver import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
+from ..arrays import Array, to_host
+from ..refit.backsolve import Backsolver
+from ..refit.base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
+from .base import Quadratic
+from .least_squares import LeastSquares
 
 
 class BlockLeastSquares(Quadratic):

@@ -33,12 +33,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from .arrays import Array, array_namespace, numbers
-from .backsolve import backsolve
-from .patterns import Pattern
-from .quadratic import Quadratic
-from .solution import Solution, Status
-from .support_solver import SupportSolver, backsolver
+from ..arrays import Array, array_namespace, numbers
+from ..patterns.matroids import Pattern
+from ..problem.base import Quadratic
+from ..refit.backsolve import backsolve
+from ..refit.base import SupportSolver, backsolver
+from ..solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
 # A bound below zero that 5 steps do not bring to a third of its size is given up, where

@@ -6,10 +6,10 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from .arrays import mask_of, to_host
-from .backsolve import backsolve, unsolved
-from .problem import LeastSquares
-from .solution import Solution
+from ..arrays import mask_of, to_host
+from ..problem.least_squares import LeastSquares
+from ..refit.backsolve import backsolve, unsolved
+from ..solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
 DAMPING = 1e-12  # of ||a_j||^2: lets dependent columns through the batch

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.blas import dtrsm, dtrsv
 
-from .arrays import Array, array_namespace, device, to_host
-from .patterns import Cardinality, Pattern
-from .problem import LeastSquares
-from .tableau import DEPENDENT, TINY, Tableau, factor, inverse, minus
+from ..arrays import Array, array_namespace, device, to_host
+from ..patterns.matroids import Cardinality, Pattern
+from ..problem.least_squares import LeastSquares
+from .swap_state import DEPENDENT, TINY, Tableau, factor, inverse, minus
 
 # Shares of k by which forward selection goes too far, before the excess is dropped.
 EXCESS = (0.25, 1.0)

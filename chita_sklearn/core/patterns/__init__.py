@@ -1,0 +1,1 @@
+"""Patterns: which supports are allowed."""

@@ -1,0 +1,1 @@
+"""Problems: what is minimised, and the products that the algorithms need."""

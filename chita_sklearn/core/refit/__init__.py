@@ -1,0 +1,1 @@
+"""Refits: the best coefficients on a given support."""
