@@ -18,7 +18,7 @@ from sklearn.utils import column_or_1d
 from ._compat import on_host
 from .core import Cardinality, LeastSquares, Status
 from .core.arrays import indices
-from .core.solve import passes
+from .core.plans import passes
 from .inputs import checked_priors, resolved_ks, resolved_seed
 from .regressor import ChitaRegressor
 from .reporting import at_k, warn_of

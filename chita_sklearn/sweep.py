@@ -14,9 +14,9 @@ from .core import Cardinality, LeastSquares, Solution, solve
 from .core.arrays import indices, mask_of, to_host
 from .core.improvers.restarts import Restarts
 from .core.improvers.swaps import swaps
+from .core.plans import choose
 from .core.refit.backsolve import unsolved
 from .core.search.working_set import WorkingSet
-from .core.solve import choose
 
 Array = Any  # the array API has no settled static type
 

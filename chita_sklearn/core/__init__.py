@@ -1,10 +1,11 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
 from .patterns.matroids import Cardinality, NOfM, Pattern, PerBlock, WithFloor
+from .plans import SOLVERS
 from .problem.block_diagonal import BlockLeastSquares
 from .problem.least_squares import LeastSquares
 from .solution import Solution, Status
-from .solve import SOLVERS, solve
+from .solve import solve
 
 __all__ = [
     "SOLVERS",

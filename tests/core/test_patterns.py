@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chita_sklearn.core import Cardinality, NOfM, PerBlock, WithFloor
+from chita_sklearn.core import (
+    Cardinality,
+    LeastSquares,
+    NOfM,
+    Pattern,
+    PerBlock,
+    WithFloor,
+    solve,
+)
+from chita_sklearn.core.refit.backsolve import backsolve, unsolved
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
@@ -163,3 +172,63 @@ def test_every_array_library_chooses_the_same(oracle, backend, kind):
         mask = pattern.best_mask(backend.to(score))
         assert type(mask) is type(backend.to(score))
         assert np.array_equal(backend.back(mask), pattern.best_mask(score))
+
+
+class Pairs(Pattern):
+    """Coordinates in pairs, all or none of each: no matroid, no single exchange."""
+
+    def __init__(self, n_pairs, p):
+        self.pairs, self.p, self.size = n_pairs, p, 2 * n_pairs
+
+    def best_mask(self, score):
+        best = np.argsort(-score.reshape(-1, 2).sum(axis=1), kind="stable")
+        mask = np.zeros((self.p // 2, 2), dtype=bool)
+        mask[best[: self.pairs]] = True
+        return mask.ravel()
+
+    def exchangeable(self, support, outside):
+        return np.zeros((len(support), len(outside)), dtype=bool)
+
+    def restrict(self, index):
+        raise NotImplementedError
+
+
+def refitted(problem, mask):
+    return backsolve(problem, unsolved(problem, mask)).objective
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_no_matroid_has_nothing_fixed_and_a_bound_that_holds(seed):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((12, 8)) @ (np.eye(8) + 0.7 * rng.standard_normal((8, 8)))
+    problem = LeastSquares(A, rng.standard_normal(12), ridge=10 ** rng.uniform(-2, 1))
+    pattern = Pairs(2, 8)
+    found = solve(problem, pattern)
+    assert found.history[0].startswith("plan dual")
+    objectives = [
+        backsolve(
+            problem, unsolved(problem, np.isin(np.arange(8) // 2, pair))
+        ).objective
+        for pair in itertools.combinations(range(4), 2)
+    ]
+    assert found.lower_bound <= min(objectives) <= found.objective * (1 + 1e-12)
+    if found.fixed is not None:
+        assert not any(mask.any() for mask in found.fixed)
+
+
+def test_swaps_are_refused_for_what_is_no_matroid():
+    problem = LeastSquares(np.eye(8), np.ones(8), ridge=1.0)
+    with pytest.raises(ValueError, match=r"needs a pattern that is a matroid.*'dual'"):
+        solve(problem, Pairs(2, 8), solver="swap")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=seeds, p=st.integers(1, 7))
+def test_patterns_that_say_so_are_matroids(oracle, kind, seed, p):
+    # The basis exchange axiom, over all pairs of allowed supports.
+    pattern = oracle.patterns(p, seed)[kind]
+    assert pattern.is_matroid
+    bases = {frozenset(S) for S in oracle.supports(pattern, p)}
+    for S, T in itertools.product(bases, repeat=2):
+        for i in S - T:
+            assert any((S - {i}) | {j} in bases for j in T - S)

@@ -87,10 +87,10 @@ class Dual:
 
         All on the device: nobody waits for it here.
 
-        The patterns are matroids, so that the best allowed support that contains a j
-        outside T has at most the score of T, less its smallest, plus c_j^2; and the
-        best without an i in T at most that of T, less c_i^2, plus the largest outside.
-        Where the bound with that score is above `objective`, j is out, i is in.
+        Of a matroid, the best allowed support that contains a j outside T has at most
+        the score of T, less its smallest, plus c_j^2; and the best without an i in T
+        at most that of T, less c_i^2, plus the largest outside. Where the bound with
+        that score is above `objective`, j is out, i is in.
         """
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
@@ -110,6 +110,8 @@ class Dual:
         # The scores compared below are off by rounding too, each by at most this much.
         slack = both + self._gamma_p * chosen
         margin = 2 * problem.mu * (objective - bound) + 2 * slack
+        if not self.pattern.is_matroid:
+            margin = margin + xp.inf  # single exchanges prove nothing: fix none
         low = xp.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
         high = xp.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
         fixed = Fixed(mask & (c2 - high > margin), ~mask & (low - c2 > margin))

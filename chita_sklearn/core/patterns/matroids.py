@@ -26,6 +26,11 @@ class Pattern(ABC):
     """A family of allowed supports over the coordinates 0..p-1."""
 
     size: int  # how many coordinates an allowed support has
+    # Whether the allowed supports are the bases of a matroid: for any two of them, S
+    # and T, and any i in S but not in T, some j in T but not in S may replace i in S.
+    # Single exchanges then reach every support, and the bound may fix coordinates.
+    is_matroid = False
+    is_uniform = False  # whether every set of `size` coordinates is allowed
 
     @abstractmethod
     def best_mask(self, score: Array) -> Array:
@@ -54,6 +59,8 @@ class Pattern(ABC):
 class Cardinality(Pattern):
     """At most `k` coordinates, wherever they are: ||w||_0 <= k."""
 
+    is_matroid = is_uniform = True
+
     def __init__(self, k: int) -> None:
         self.size = int(k)
 
@@ -77,6 +84,8 @@ class PerBlock(Pattern):
     sizes : array-like of int, shape (L,)
         How many coordinates to keep in each block; clipped to the block's length.
     """
+
+    is_matroid = True
 
     def __init__(self, labels: Any, sizes: Any) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -145,6 +154,8 @@ class NOfM(PerBlock):
 
 class WithFloor(Pattern):
     """`k` coordinates in all, at least `floors[l]` of them in each block l."""
+
+    is_matroid = True
 
     def __init__(self, k: int, labels: Any, floors: Any) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -28,6 +29,9 @@ class Quadratic(ABC):
     xp, device, dtype
         The array namespace and the device of A, and the type coefficients return in.
     """
+
+    has_rows = False  # whether there are products with A: `matvec`, `rmatvec`
+    has_grams = False  # whether there are Gram matrices of any columns: `Columns`
 
     p: int
     n_rows: int
@@ -70,6 +74,10 @@ class Quadratic(ABC):
     @abstractmethod
     def thinned(self, step: int) -> Quadratic:
         """Return the problem of every step-th row; n F is about step times smaller."""
+
+    def side(self, rough: bool = False) -> float:
+        """Side of the largest Gram matrix that is little beside the data."""
+        return math.inf
 
     def zeros(self, size: int) -> Array:
         """Float64 zeros where A lives."""

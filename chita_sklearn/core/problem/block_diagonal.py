@@ -32,6 +32,8 @@ class BlockLeastSquares(Quadratic):
         one block after the other.
     """
 
+    has_rows = True  # but no Gram matrix of columns of two blocks
+
     def __init__(self, problems: Sequence[LeastSquares]) -> None:
         if not problems:
             msg = "problems is empty; give at least one LeastSquares."

@@ -16,7 +16,7 @@ from typing import Any
 
 import scipy.sparse
 
-from ..arrays import Array, add_outer, mirror, triangular
+from ..arrays import Array, add_outer, indices, mirror, triangular
 from .base import Quadratic
 from .columns import Columns
 from .design import Dense, Sparse
@@ -32,6 +32,7 @@ TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
 # Lengths of the longest column of A and of b between which the squares of their
 # products, which gains are, are neither rounded to zero nor too large for a float.
 SHORTEST, LONGEST = 1e-70, 1e70
+NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost a residual
 FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
 
 
@@ -75,6 +76,8 @@ class LeastSquares(Quadratic):
         If y, or the longest column of X, centred and weighted, is so long or so short
         that the squares of their products are no floating-point numbers.
     """
+
+    has_rows = has_grams = True
 
     def __init__(
         self,
@@ -345,6 +348,22 @@ class LeastSquares(Quadratic):
         other.mu, other.n = self.mu / step, self.n / step
         other._norms, other.grams, other._factor = None, [], []
         return other
+
+    def objective(self, w: Array) -> float:
+        """n F(w), to float64 even where the means of columns dwarf their spread.
+
+        The residual is b - (X w - m w). Where that difference would round, the columns
+        are centred first, which takes a copy of those that are used.
+        """
+        xp = self.xp
+        w = xp.astype(w, xp.float64, copy=False)
+        rounding = float(xp.sqrt(self.raw_norms()) @ xp.abs(w))
+        rounding *= float(xp.finfo(xp.float64).eps)
+        if rounding <= NEGLIGIBLE * float(xp.linalg.vector_norm(self.b)):
+            return super().objective(w)
+        S = indices(w != 0)
+        r = self.b - Columns(self, S).dot(xp.take(w, S))
+        return 0.5 * float(r @ r) + self.penalty(w)
 
     def raw_norms(self) -> Array:
         """Squared column norms before centring: what rounding errors scale with."""

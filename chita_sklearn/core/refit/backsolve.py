@@ -303,7 +303,7 @@ def backsolve(
 
     Monotone: the given solution comes back where rounding leaves no improvement.
     """
-    if isinstance(problem, LeastSquares):
+    if problem.has_grams:
         size = int(problem.xp.count_nonzero(solution.support))
         if min(size, problem.n_rows) > FACTOR_UP_TO:
             return coordinate_descent(problem, solution)

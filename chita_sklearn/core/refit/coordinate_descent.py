@@ -15,16 +15,16 @@ neither side.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..arrays import Array, cholesky_solve, damped_cholesky, indices, scatter
-from ..problem.least_squares import LeastSquares
 from ..solution import Solution, Status
 
 BLOCK = 256  # coordinates set at once
 
 
 def coordinate_descent(
-    problem: LeastSquares,
+    problem: Any,
     solution: Solution,
     *,
     block: int = BLOCK,

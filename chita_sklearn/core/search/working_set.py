@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg.blas import dtrsm, dtrsv
 
 from ..arrays import Array, array_namespace, device, to_host
-from ..patterns.matroids import Cardinality, Pattern
+from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from .swap_state import DEPENDENT, TINY, Tableau, factor, inverse, minus
 
@@ -70,7 +70,7 @@ class WorkingSet:
         # A random vector, of one size for every column.
         self.probe = np.random.default_rng(0).standard_normal(m)
         self.probe *= np.where(self.h > 0, 1 / np.sqrt(m * np.maximum(self.h, TINY)), 0)
-        self._free = isinstance(self.pattern, Cardinality)
+        self._free = self.pattern.is_uniform
         self.locked = np.zeros(len(members), dtype=bool)
         if inside is not None:
             self.locked = to_host(xp.take(inside, where))
