@@ -156,7 +156,10 @@ def _to_csr(values: Tensor) -> Tensor:
 
 
 def _to_packed(values: Tensor) -> Tensor:
-    return torch.sparse.to_sparse_semi_structured(values.contiguous())
+    with warnings.catch_warnings():
+        # torch warns once that the format is a prototype: nothing to do about it here.
+        warnings.filterwarnings("ignore", message=".*SparseSemiStructuredTensor")
+        return torch.sparse.to_sparse_semi_structured(values.contiguous())
 
 
 _FORMS: dict[str, Callable[[Tensor], Tensor]] = {
