@@ -13,7 +13,7 @@ def magnitude(problem: Quadratic, pattern: Pattern) -> Array:
     """Return the support of the largest |w_bar|. O(p)."""
     xp = problem.xp
     prior = problem.zeros(problem.p) if problem.prior is None else problem.prior
-    return pattern.best_mask(xp.abs(prior))
+    return problem.space.best_mask(pattern, xp.abs(prior))
 
 
 def correlation(problem: Quadratic, pattern: Pattern) -> Array:
@@ -21,7 +21,8 @@ def correlation(problem: Quadratic, pattern: Pattern) -> Array:
 
     One product with A'.
     """
-    return pattern.best_mask(problem.correlation() ** 2 / metric(problem))
+    score = problem.correlation() ** 2 / metric(problem)
+    return problem.space.best_mask(pattern, score)
 
 
 def dense(problem: Quadratic, pattern: Pattern, w: Array) -> Array:
@@ -29,7 +30,7 @@ def dense(problem: Quadratic, pattern: Pattern, w: Array) -> Array:
 
     The right one when the model is trusted near w_bar only, as in staged pruning.
     """
-    return pattern.best_mask(metric(problem) * w**2)
+    return problem.space.best_mask(pattern, metric(problem) * w**2)
 
 
 def conjugate_gradients(problem: Quadratic, max_iter: int) -> tuple[Array, int]:
@@ -38,21 +39,21 @@ def conjugate_gradients(problem: Quadratic, max_iter: int) -> tuple[Array, int]:
     CGLS (Bjorck, Numerical Methods for Least Squares Problems, 1996, 7.4.1) in the
     coordinates v = sqrt(h + mu) w. Two passes over A a step, and no matrix beside it.
     """
-    xp = problem.xp
+    xp, dot = problem.xp, problem.space.dot
     size = 1 / xp.sqrt(metric(problem))
     w_bar = problem.zeros(problem.p) if problem.prior is None else problem.prior
     shift, r = xp.zeros_like(w_bar), problem.residual(w_bar)  # w - w_bar, b - A w
     down = size * problem.rmatvec(r)
-    step, left = down, down @ down
+    step, left = down, dot(down, down)
     enough, t = NEAR**2 * left, 0
     while t < max_iter and bool(left > enough):
         t += 1
         delta = size * step
         moved = problem.matvec(delta)
-        rate = left / (moved @ moved + problem.mu * (delta @ delta))
+        rate = left / (moved @ moved + problem.mu * dot(delta, delta))
         shift, r = shift + rate * delta, r - rate * moved
         down = size * (problem.rmatvec(r) - problem.mu * shift)
-        before, left = left, down @ down
+        before, left = left, dot(down, down)
         step = down + (left / before) * step
     return w_bar + shift, t
 

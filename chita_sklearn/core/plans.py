@@ -100,7 +100,7 @@ def passes(problem: Quadratic, pattern: Pattern) -> float:
 
 def _provable(problem: Quadratic) -> bool:
     """Whether mu is large enough for a bound that is worth its passes over A."""
-    return problem.mu > PROOF_FROM * float(problem.xp.max(problem.column_norms()))
+    return problem.mu > PROOF_FROM * float(problem.space.max(problem.column_norms()))
 
 
 def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def missing(name: str, problem: Quadratic, pattern: Pattern) -> list[Need]:
 def _all(
     problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
-    mask = pattern.best_mask(problem.zeros(problem.p))
+    mask = problem.space.best_mask(pattern, problem.zeros(problem.p))
     return _proven(problem, pattern, backsolve(problem, _feasible(problem, mask)))
 
 
@@ -168,7 +168,7 @@ def _proven(problem: Quadratic, pattern: Pattern, best: Solution) -> Solution:
         shift = w if problem.prior is None else w - problem.prior
         slope = problem.rmatvec(problem.residual(w)) - problem.mu * shift
         slope = problem.xp.where(best.support, slope, zero)
-        missed = float(slope @ slope) / (2 * problem.mu)
+        missed = float(problem.space.dot(slope, slope)) / (2 * problem.mu)
         if missed > INEXACT * float(problem.value(zero, problem.b)):
             solver = backsolver(problem)
             solver(best.support)
@@ -224,9 +224,10 @@ def _not_unique(problem: Quadratic, pattern: Pattern, solution: Solution) -> boo
     if solution.status is Status.NOT_UNIQUE:
         return True
     xp, h = problem.xp, problem.column_norms()
-    room = pattern.best_mask(xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h))
+    score = xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h)
+    room = problem.space.best_mask(pattern, score)
     room = room & (h > 0)
-    if int(xp.count_nonzero(room)) > problem.n_rows:
+    if int(problem.space.count(room)) > problem.n_rows:
         return True
     solver = backsolver(problem)
     solver(room)

@@ -121,6 +121,6 @@ def _given(
         return None
     xp = problem.xp
     w = xp.astype(start, xp.float64)
-    mask = pattern.best_mask(initial.metric(problem) * w**2)
+    mask = problem.space.best_mask(pattern, initial.metric(problem) * w**2)
     w = xp.where(mask, w, xp.zeros_like(w))
     return backsolve(problem, Solution(w, mask, problem.objective(w), n_iter=0))

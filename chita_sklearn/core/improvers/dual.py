@@ -33,7 +33,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..arrays import Array, array_namespace, numbers
+from ..arrays import Array, numbers
 from ..patterns.matroids import Pattern
 from ..problem.base import Quadratic
 from ..refit.backsolve import backsolve
@@ -58,8 +58,8 @@ class Dual:
     """The dual function D of a problem with a pattern; needs mu > 0."""
 
     def __init__(self, problem: Quadratic, pattern: Pattern) -> None:
-        xp = problem.xp
-        self.problem, self.pattern = problem, pattern
+        xp, space = problem.xp, problem.space
+        self.problem, self.pattern, self.space = problem, pattern, space
         self._constant = problem.penalty(problem.zeros(problem.p))
         # A sum of m products in float64, in any order, is off by at most gamma_m times
         # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
@@ -67,7 +67,8 @@ class Dual:
         self._gamma_n = (problem.terms + 8) * eps
         self._gamma_p = (problem.p + 8) * eps
         norms = problem.raw_norms()
-        self._spread = float(_sum(pattern.best_mask(norms), norms)) ** 0.5
+        mask = space.best_mask(pattern, norms)
+        self._spread = float(space.sum_over(mask, norms)) ** 0.5
         self._b_norm = float(xp.linalg.vector_norm(problem.b))
 
     def scores(self, u: Array) -> Array:
@@ -94,8 +95,8 @@ class Dual:
         """
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
-        mask = self.pattern.best_mask(c2)
-        chosen = _sum(mask, c2)
+        mask = self.space.best_mask(self.pattern, c2)
+        chosen = self.space.sum_over(mask, c2)
         length = xp.linalg.vector_norm(alpha)
         value = problem.b @ alpha - 0.5 * length**2
         value += self._constant - 0.5 * chosen / problem.mu
@@ -112,8 +113,8 @@ class Dual:
         margin = 2 * problem.mu * (objective - bound) + 2 * slack
         if not self.pattern.is_matroid:
             margin = margin + xp.inf  # single exchanges prove nothing: fix none
-        low = xp.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
-        high = xp.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
+        low = self.space.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
+        high = self.space.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
         fixed = Fixed(mask & (c2 - high > margin), ~mask & (low - c2 > margin))
         return bound, fixed
 
@@ -125,7 +126,7 @@ class Dual:
         D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
         D(alpha), the last without its rounding term.
         """
-        problem, xp = self.problem, self.problem.xp
+        problem, xp, space = self.problem, self.problem.xp, self.space
         da, du = to - alpha, u_to - u
         at_0, bend = (problem.b - alpha) @ da, da @ da
         c = u if problem.prior is None else u + problem.mu * problem.prior
@@ -135,24 +136,19 @@ class Dual:
         for halving in range(HALVINGS + 1):
             t = one if halving == 0 else 0.5 * (low + high)
             c_t = c + t * du
-            mask = self.pattern.best_mask(c_t**2)
-            slope = at_0 - t * bend - _sum(mask, c_t * du) / problem.mu
+            mask = space.best_mask(self.pattern, c_t**2)
+            slope = at_0 - t * bend - space.sum_over(mask, c_t * du) / problem.mu
             low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)
         alpha, u = alpha + low * da, u + low * du
         return alpha, u, self.value(alpha, u)
 
     def value(self, alpha: Array, u: Array) -> Array:
         """D(alpha) without its rounding term, given u = A'alpha."""
-        problem, c2 = self.problem, self.scores(u)
+        problem, space, c2 = self.problem, self.space, self.scores(u)
         value = problem.b @ alpha - 0.5 * (alpha @ alpha)
-        value = value - 0.5 * _sum(self.pattern.best_mask(c2), c2) / problem.mu
+        chosen = space.sum_over(space.best_mask(self.pattern, c2), c2)
+        value = value - 0.5 * chosen / problem.mu
         return value + self._constant
-
-
-def _sum(mask: Array, x: Array) -> Array:
-    """Sum of x over a mask, a 0-d array."""
-    xp = array_namespace(x)
-    return xp.sum(xp.where(mask, x, xp.zeros_like(x)))
 
 
 def certify(problem: Quadratic, pattern: Pattern, solution: Solution) -> Solution:
@@ -202,7 +198,7 @@ def dual(
     Solution
         Never with a larger objective or a smaller bound than given.
     """
-    xp, function = problem.xp, Dual(problem, pattern)
+    xp, space, function = problem.xp, problem.space, Dual(problem, pattern)
     solver = backsolver(problem, pattern.size, rough=rough_enough(problem))
     mixture = solver.update(solution.support).copy()
     alpha, u = _residual(problem, mixture)
@@ -211,7 +207,7 @@ def dual(
     best, values, gaps = solution, [value], [float("inf")]
     dear = costly(problem)
     for t in range(max_iter):
-        solver.update(pattern.best_mask(function.scores(u)))
+        solver.update(space.best_mask(pattern, function.scores(u)))
         mixture.mix(solver, 3.0 / (t + 4))
         alpha, u, reached = function.climb(alpha, u, *_residual(problem, mixture))
         value = float(reached)  # the one number a step asks of the device
@@ -226,7 +222,7 @@ def dual(
             status = Status.MAX_ITER
         elif rising:
             continue  # a feasible point now would soon be beaten by a better
-        other = solver.copy().update(pattern.best_mask(mixture.weights))
+        other = solver.copy().update(space.best_mask(pattern, mixture.weights))
         if (minimum := float(other.minimum())) < lowest:
             candidate, lowest = other.weights > 0, minimum
         else:
@@ -245,7 +241,7 @@ def dual(
             # Fixed for any support better than an earlier, larger objective: still so.
             pairs = zip(best.fixed, fixed, strict=True)
             fixed = Fixed(*(old | new for old, new in pairs))
-        counts = (xp.count_nonzero(mask) for mask in fixed)
+        counts = (space.count(mask) for mask in fixed)
         objective, proven, *n_fixed = numbers(found, bound, *counts)
         if objective < best.objective:
             best = replace(best, coef=w, support=candidate, objective=objective)
@@ -286,7 +282,9 @@ def _decide(
     xp = problem.xp
     inside, outside = (xp.astype(mask, xp.float64) for mask in fixed)
     last = Solution(
-        problem.zeros(problem.p), pattern.best_mask(inside - outside), xp.inf
+        problem.zeros(problem.p),
+        problem.space.best_mask(pattern, inside - outside),
+        xp.inf,
     )
     last = backsolve(problem, last)
     if last.objective < best.objective:
@@ -304,5 +302,7 @@ def costly(problem: Quadratic) -> bool:
 def rough_enough(problem: Quadratic) -> bool:
     """Whether a float32 Gram is close enough to make good search directions."""
     xp = problem.xp
-    rounding = float(xp.finfo(xp.float32).eps) * float(xp.sum(problem.column_norms()))
+    rounding = float(xp.finfo(xp.float32).eps) * float(
+        problem.space.sum(problem.column_norms())
+    )
     return rounding < 0.1 * problem.mu

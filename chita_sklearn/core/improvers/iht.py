@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..arrays import Array, indices, numbers, scatter, top_k_mask
+from ..arrays import Array, indices, numbers, scatter
 from ..initial import metric
 from ..patterns.matroids import Pattern
 from ..problem.base import Quadratic
@@ -85,7 +85,7 @@ def iht(
         # The full check: one step on all coordinates.
         done += 1
         w, mask, objective = step(best.coef, best.support, best.objective)
-        stable = stable + 1 if bool(problem.xp.all(mask == before)) else 0
+        stable = stable + 1 if bool(problem.space.all(mask == before)) else 0
         stopped = on_step is not None and on_step(w)
         gain = best.objective - objective
         if gain > 0:
@@ -159,18 +159,18 @@ class _Step:
 
     def promising(self, w: Array, size: int) -> Array:
         """Mask of the `size` largest scores after a unit step."""
-        return top_k_mask(self.M * (w + self.direction(w)) ** 2, size)
+        return self.problem.space.top_k(self.M * (w + self.direction(w)) ** 2, size)
 
     def __call__(
         self, w: Array, mask: Array, objective: float
     ) -> tuple[Array, Array, float]:
         """(w, support, n F) after the step; the arguments where it gains nothing."""
-        problem, xp = self.problem, self.problem.xp
+        problem, xp, space = self.problem, self.problem.xp, self.problem.space
         d = self.direction(w)
         on_support = xp.where(mask, d, xp.zeros_like(d))
         A_d = problem.matvec(on_support)
-        slope = xp.sum(self.M * on_support**2)
-        bend = A_d @ A_d + problem.mu * (on_support @ on_support)
+        slope = space.sum(self.M * on_support**2)
+        bend = A_d @ A_d + problem.mu * space.dot(on_support, on_support)
         # At the best point of its support the step there is rounding: look outwards.
         # (The device is waited for once, for all that the host decides by.)
         best, one = (w, mask, objective), xp.ones_like(bend)
@@ -194,7 +194,7 @@ class _Step:
             low, high = xp.where(same, middle, low), xp.where(same, high, middle)
         t = float(high)
         while True:
-            new = self.pattern.best_mask(self.M * (w + t * d) ** 2)
+            new = space.best_mask(self.pattern, self.M * (w + t * d) ** 2)
             moved = xp.where(new, w + t * d, xp.zeros_like(w))
             tried = self._keep_better(best, moved, new)
             if tried is best and t > 1.0:
@@ -203,8 +203,9 @@ class _Step:
 
     def _same(self, w: Array, d: Array, t: Array, mask: Array) -> Array:
         """Whether the support is the same after a step t; 0-d."""
-        new = self.pattern.best_mask(self.M * (w + t * d) ** 2)
-        return self.problem.xp.all(new == mask)
+        space = self.problem.space
+        new = space.best_mask(self.pattern, self.M * (w + t * d) ** 2)
+        return space.all(new == mask)
 
     def _keep_better(
         self, best: tuple[Array, Array, float], w: Array, mask: Array

@@ -108,7 +108,7 @@ def swaps(
     inside, outside = None, problem.zeros(p) > 0
     if solution is not None and solution.fixed is not None:
         inside, outside = solution.fixed
-    scale = 0.5 * float(problem.b @ problem.b) + problem.penalty(problem.zeros(p))
+    scale = problem.at_zero
     if solution is None:
         members = _largest(g**2 / metric(problem), room)
         W = WorkingSet(problem, pattern, members, g)
@@ -132,7 +132,7 @@ def swaps(
             gain = _scan(problem, pattern, S, g, h)
             gain = problem.xp.where(outside, problem.xp.full_like(gain, -np.inf), gain)
             least = (GAIN if len(S) == k else NOISE) * scale
-            if search is None and not float(problem.xp.max(gain)) > least:
+            if search is None and not float(problem.space.max(gain)) > least:
                 status = Status.CONVERGED
                 break
             W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)

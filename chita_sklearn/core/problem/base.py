@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from ..arrays import Array
+from .space import Space
 
 
 class Quadratic(ABC):
@@ -43,6 +44,11 @@ class Quadratic(ABC):
     xp: Any
     device: Any
     dtype: Any
+
+    @property
+    def space(self) -> Space:
+        """Sums over the coordinates: here those of one process."""
+        return Space(self.xp)
 
     @abstractmethod
     def matvec(self, w: Array, rough: bool = False) -> Array:
@@ -95,12 +101,17 @@ class Quadratic(ABC):
     def penalty(self, w: Array) -> float:
         """mu/2 ||w - w_bar||^2."""
         shift = w if self.prior is None else w - self.prior
-        return 0.5 * self.mu * float(shift @ shift)
+        return 0.5 * self.mu * float(self.space.dot(shift, shift))
 
     def value(self, w: Array, r: Array) -> Array:
         """n F(w), given the residual of w; a 0-d array."""
         shift = w if self.prior is None else w - self.prior
-        return 0.5 * (r @ r) + 0.5 * self.mu * (shift @ shift)
+        return 0.5 * (r @ r) + 0.5 * self.mu * self.space.dot(shift, shift)
+
+    @property
+    def at_zero(self) -> float:
+        """n F(0)."""
+        return 0.5 * float(self.b @ self.b) + self.penalty(self.zeros(self.p))
 
     def objective(self, w: Array) -> float:
         """n F(w). One pass over X."""

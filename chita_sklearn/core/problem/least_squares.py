@@ -197,7 +197,7 @@ class LeastSquares(Quadratic):
 
     def _check_columns(self, h: Array) -> None:
         """Refuse columns that are all too short or too long, given h_j = ||a_j||^2."""
-        length = float(self.xp.sqrt(self.xp.max(h))) if h.shape[0] else 0.0
+        length = float(self.xp.sqrt(self.space.max(h))) if h.shape[0] else 0.0
         if length == 0.0:  # or so short that its square is
             length = self._data.largest()
         _check_length(length, "the longest column of X")
@@ -357,7 +357,7 @@ class LeastSquares(Quadratic):
         """
         xp = self.xp
         w = xp.astype(w, xp.float64, copy=False)
-        rounding = float(xp.sqrt(self.raw_norms()) @ xp.abs(w))
+        rounding = float(self.space.dot(xp.sqrt(self.raw_norms()), xp.abs(w)))
         rounding *= float(xp.finfo(xp.float64).eps)
         if rounding <= NEGLIGIBLE * float(xp.linalg.vector_norm(self.b)):
             return super().objective(w)
@@ -376,7 +376,9 @@ class LeastSquares(Quadratic):
         """Return the constant that goes with w; 0 without fit_intercept."""
         if self._m is None or self._y_bar is None:
             return 0.0
-        return self._y_bar - float(self._m @ self.xp.astype(w, self.xp.float64))
+        return self._y_bar - float(
+            self.space.dot(self._m, self.xp.astype(w, self.xp.float64))
+        )
 
 
 def _check_length(length: float, name: str) -> None:

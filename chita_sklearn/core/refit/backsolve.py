@@ -24,7 +24,6 @@ from ..arrays import (
     indices,
     numbers,
     scatter,
-    top_k_mask,
 )
 from ..problem.base import Quadratic
 from ..problem.columns import Columns, Rows
@@ -99,7 +98,7 @@ class Backsolver(SupportSolver):
         # least mu / (||A||_F^2 + mu); n^2 eps is enough for a Cholesky factor.
         self._sure = False
         if self._keeps:
-            largest = float(problem.xp.sum(problem.column_norms())) + problem.mu
+            largest = float(problem.space.sum(problem.column_norms())) + problem.mu
             eps = float(problem.xp.finfo(problem.xp.float64).eps)
             self._sure = 2 * problem.n_rows**2 * eps * largest < problem.mu
         self._z: Any = None
@@ -165,7 +164,7 @@ class Backsolver(SupportSolver):
                 self._z, G, centre, self._rough, whole=False, size=mine.size
             )
         elif self._side < self.problem.n_rows:
-            largest = top_k_mask(self._z, self._side)
+            largest = self.problem.space.top_k(self._z, self._side)
             xp = self.problem.xp
             self._z = xp.where(largest, self._z, xp.zeros_like(self._z))
         return self
@@ -190,7 +189,7 @@ class Backsolver(SupportSolver):
         left = problem.zeros(problem.p)
         if problem.prior is not None:
             left = (1.0 - self._z) * problem.prior**2
-        return 0.5 * problem.mu * (d @ x + problem.xp.sum(left))
+        return 0.5 * problem.mu * (d @ x + problem.space.sum(left))
 
     @property
     def weights(self) -> Array:  # noqa: D102
@@ -304,7 +303,7 @@ def backsolve(
     Monotone: the given solution comes back where rounding leaves no improvement.
     """
     if problem.has_grams:
-        size = int(problem.xp.count_nonzero(solution.support))
+        size = int(problem.space.count(solution.support))
         if min(size, problem.n_rows) > FACTOR_UP_TO:
             return coordinate_descent(problem, solution)
     solver = backsolver(problem) if solver is None else solver
