@@ -40,7 +40,7 @@ OPERATIONS = {
     "Gram matrices": {
         "arrays": "add_outer mirror",
         "columns": "gram cross",
-        "problem": "outer_gram inner_gram",
+        "problem": "outer_gram",
     },
     "triangular factor of A": {
         "arrays": "triangular",

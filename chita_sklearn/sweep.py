@@ -16,6 +16,7 @@ from .core.improvers.restarts import Restarts
 from .core.improvers.swaps import swaps
 from .core.plans import choose
 from .core.refit.backsolve import unsolved
+from .core.search.local_search import backward
 from .core.search.working_set import WorkingSet
 
 Array = Any  # the array API has no settled static type
@@ -109,7 +110,7 @@ class Sweep:
         S = to_host(indices(other.support))
         if len(S) > k:
             W = WorkingSet(problem, pattern, S, self._correlation)
-            S = S[W.backward(np.arange(len(S)), k)]
+            S = S[backward(W, np.arange(len(S)), k)]
         index = problem.xp.asarray(S, device=problem.device)
         start = replace(unsolved(problem, mask_of(problem.p, index)), n_iter=0)
         return swaps(problem, pattern, start, max_iter=self._options["max_iter"])

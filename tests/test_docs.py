@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PLACEHOLDER = "…"
 # Raised and caught inside the package, or by Python's own import machinery.
-INTERNAL = {"chita_sklearn/core/arrays.py", "chita_sklearn/__init__.py"}
+INTERNAL = {"chita_sklearn/core/linalg.py", "chita_sklearn/__init__.py"}
 
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="docs are not here")
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")

@@ -7,11 +7,9 @@ torch each get their own fast route) and always have a route in the standard alo
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from array_api_compat import (
     array_namespace,
     device,
@@ -25,31 +23,18 @@ Array = Any  # the standard has no settled static type for "an array of any libr
 
 __all__ = [
     "Array",
-    "NotPositiveDefiniteError",
-    "add_outer",
     "array_namespace",
     "by_columns",
     "cast_block",
-    "cholesky_solve",
-    "damped_cholesky",
     "device",
     "indices",
     "kth_largest",
-    "mirror",
     "numbers",
     "scatter",
     "take_columns",
     "to_host",
     "top_k_mask",
-    "triangular",
 ]
-
-
-MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
-
-
-class NotPositiveDefiniteError(ArithmeticError):
-    """A Cholesky factorisation met a pivot that is not positive."""
 
 
 def to_host(x: Array) -> np.ndarray:
@@ -71,12 +56,12 @@ def to_host(x: Array) -> np.ndarray:
 def numbers(*scalars: Array) -> list[float]:
     """Several 0-d arrays as floats, by one transfer: each has the host wait."""
     xp = array_namespace(*scalars)
-    if _on_host(scalars[0]):
+    if on_host(scalars[0]):
         return [float(x) for x in scalars]
     return to_host(xp.stack([xp.astype(x, xp.float64) for x in scalars])).tolist()
 
 
-def _on_host(x: Array) -> bool:
+def on_host(x: Array) -> bool:
     xp = array_namespace(x)
     if is_torch_namespace(xp):
         return x.device.type == "cpu"
@@ -108,7 +93,7 @@ def cast_block(x: Array) -> int:
     On a CPU 1 MB, which stays in the cache between the cast and its use; on an
     accelerator enough to make the launches of kernels cheap beside their work.
     """
-    return 2**17 if _on_host(x) else 2**26
+    return 2**17 if on_host(x) else 2**26
 
 
 def indices(mask: Array) -> Array:
@@ -149,47 +134,6 @@ def take_columns(X: Array, index: Array) -> Array:
     return xp.take(X, index, axis=1)
 
 
-def add_outer(G: Array, B: Array, sign: float = 1.0) -> None:
-    """G += sign B B' for a symmetric G, in place: its upper triangle, or all of it.
-
-    On the host without another matrix of its size. To be followed by `mirror`.
-    """
-    plain = is_numpy_namespace(array_namespace(G)) and G.dtype == B.dtype
-    if plain and B.size:
-        rows = B.flags.c_contiguous  # BLAS wants contiguous columns
-        (syrk,) = scipy.linalg.get_blas_funcs(("syrk",), (G,))
-        lower = {"trans": rows, "lower": True, "overwrite_c": True}
-        syrk(sign, B.T if rows else B, beta=1.0, c=G.T, **lower)
-        return
-    product = B @ array_namespace(B).matrix_transpose(B)
-    if sign > 0:
-        G += product
-    else:
-        G -= product
-
-
-def mirror(G: Array) -> Array:
-    """Copy the upper triangle of a square matrix to the lower, in place."""
-    xp, size = array_namespace(G), G.shape[0]
-    for j in range(0, size, MIRRORED):
-        end = min(j + MIRRORED, size)
-        here, after = slice(j, end), slice(end, size)
-        corner = G[here, here]
-        if is_numpy_namespace(xp):  # in fewer calls, for small matrices
-            np.copyto(corner, corner.T, where=_below_diagonal(end - j))
-        else:
-            upper = xp.triu(corner, k=1)
-            G[here, here] = xp.triu(corner) + xp.matrix_transpose(upper)
-        if end < size:
-            G[after, here] = xp.matrix_transpose(G[here, after])
-    return G
-
-
-@cache
-def _below_diagonal(size: int) -> np.ndarray:
-    return np.tri(size, k=-1, dtype=bool)
-
-
 def kth_largest(x: Array, k: int) -> Array:
     """Return the k-th largest entry of a vector, 1 <= k <= size, as a 0-d array.
 
@@ -199,7 +143,7 @@ def kth_largest(x: Array, k: int) -> Array:
     p = x.shape[0]
     if is_numpy_namespace(xp) or is_cupy_namespace(xp):
         return xp.partition(x, p - k)[p - k]
-    if is_torch_namespace(xp) and _on_host(x):
+    if is_torch_namespace(xp) and on_host(x):
         return xp.kthvalue(x, p - k + 1).values
     if is_torch_namespace(xp):
         # On a device kthvalue keeps one block of threads busy, whatever p is, and is
@@ -218,7 +162,7 @@ def top_k_mask(score: Array, k: int) -> Array:
         return xp.zeros_like(score, dtype=xp.bool)
     tau = kth_largest(score, k)
     mask = score >= tau
-    if _on_host(score) and int(xp.count_nonzero(mask)) == k:
+    if on_host(score) and int(xp.count_nonzero(mask)) == k:
         return mask
     # If more entries equal tau than there is room for, the first of them stay. (On an
     # accelerator this always runs: asking whether it need not would wait for it.)
@@ -227,137 +171,3 @@ def top_k_mask(score: Array, k: int) -> Array:
     room = k - xp.count_nonzero(above)
     rank = xp.cumulative_sum(xp.astype(ties, xp.int64))
     return above | (ties & (rank <= room))
-
-
-def damped_cholesky(
-    G: Array, mu: float, sure: bool = False, overwrite: bool = False
-) -> tuple[Array, float]:
-    """Lower Cholesky factor of G + mu I, with the least damping that works.
-
-    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
-    or starting at rounding level and growing tenfold each try. Relative to each
-    diagonal entry, it does not swamp columns of small norm. The factor of a float32 G
-    is float32 where that needs no damping, else float64; above its diagonal is
-    anything. Where it is `sure` that no damping is needed in float64, an accelerator is
-    not waited for to say so. With `overwrite` a float64 G on the host is lost, and no
-    memory taken; else that of one matrix.
-    """
-    xp = array_namespace(G)
-    diagonal = xp.astype(xp.linalg.diagonal(G), xp.float64) + mu
-    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
-    one = diagonal / root**2
-    trusted = sure and not _on_host(G)
-    first = 8 * max(G.shape[0], 1) * float(xp.finfo(xp.float64).eps)
-    if G.dtype != xp.float64 and not trusted:
-        L, good = _factor(_with_diagonal(_scaled(G, root), one))
-        if bool(good):
-            L *= xp.astype(root, L.dtype)[:, None]
-            return L, 0.0
-        del L  # before the next is made
-    unit = _scaled(xp.astype(G, xp.float64, copy=not overwrite), root, in_place=True)
-    damping = 0.0
-    while damping < 1:
-        unit = _with_diagonal(unit, one + damping)
-        L, good = _factor(unit, wait=not trusted)
-        if trusted or bool(good):
-            L *= root[:, None]
-            return L, damping
-        if is_numpy_namespace(xp):
-            mirror(unit.T)  # what the factor has left of it
-        damping = max(10 * damping, first)
-    msg = "no damping makes the pivots positive"
-    raise NotPositiveDefiniteError(msg)
-
-
-def _scaled(G: Array, root: Array, in_place: bool = False) -> Array:
-    """G over the roots of its rows and columns, in its own type."""
-    xp = array_namespace(G)
-    root = xp.astype(root, G.dtype, copy=False)
-    if in_place:
-        G /= root
-    else:
-        G = G / root
-    G /= root[:, None]
-    return G
-
-
-def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
-    """Lower Cholesky factor, and whether it is one: 0-d, so that nobody need wait.
-
-    With pivots lost in rounding it is none: it would solve nothing. CuPy tells whether
-    it is only to those who `wait`. On the host it takes the memory of M, of which what
-    is below the diagonal stays.
-    """
-    xp = array_namespace(M)
-    floor = 4 * M.shape[0] * float(xp.finfo(M.dtype).eps) * xp.linalg.diagonal(M)
-    good: Array = True
-    if is_numpy_namespace(xp):
-        (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (M,))
-        # LAPACK works in place on columns; M is symmetric.
-        L, info = potrf(M.T, lower=True, clean=False, overwrite_a=True)
-        good = info == 0
-    elif is_torch_namespace(xp):
-        L, info = xp.linalg.cholesky_ex(M)
-        good = info == 0
-    elif is_cupy_namespace(xp):
-        from cupyx import errstate
-
-        # What cuSOLVER leaves of a factor that fails is not said; that it failed is, to
-        # those who wait.
-        try:
-            with errstate(linalg="raise" if wait else "ignore"):
-                L = xp.linalg.cholesky(M)
-        except np.linalg.LinAlgError:
-            return M, xp.zeros((), dtype=xp.bool, device=device(M))
-    else:
-        try:
-            L = xp.linalg.cholesky(M)
-        except np.linalg.LinAlgError:
-            L = xp.full_like(M, xp.nan)
-    pivots = xp.linalg.diagonal(L)
-    return L, good & xp.all((pivots > 0) & (pivots**2 > floor))
-
-
-def _with_diagonal(M: Array, values: Array) -> Array:
-    """M with another diagonal; in place where the library can."""
-    xp = array_namespace(M)
-    values = xp.astype(values, M.dtype, copy=False)
-    if is_numpy_namespace(xp) or is_torch_namespace(xp) or is_cupy_namespace(xp):
-        i = xp.arange(M.shape[0], device=device(M))
-        M[i, i] = values
-        return M
-    here = xp.eye(M.shape[0], dtype=M.dtype, device=device(M)) > 0
-    return xp.where(here, values, M)
-
-
-def triangular(M: Array) -> Array:
-    """R of M = Q R, for an M of at least as many rows as columns; may overwrite M."""
-    xp = array_namespace(M)
-    if is_numpy_namespace(xp):  # in place where the columns are contiguous
-        return scipy.linalg.qr(M, mode="raw", overwrite_a=True, check_finite=False)[1]
-    if is_torch_namespace(xp):
-        return xp.linalg.qr(M, mode="r")[1]
-    if is_cupy_namespace(xp):
-        import cupy
-
-        # array_api_compat's own takes R, which comes alone, apart row by row.
-        return cupy.linalg.qr(M, mode="r")
-    return xp.linalg.qr(M)[1]
-
-
-def cholesky_solve(L: Array, B: Array) -> Array:
-    """Solve ``L L' X = B`` for a lower factor L; B is a vector or a matrix."""
-    xp = array_namespace(L)
-    if is_numpy_namespace(xp):
-        return scipy.linalg.cho_solve((L, True), B, check_finite=False)
-    columns = B[:, None] if B.ndim == 1 else B
-    if is_torch_namespace(xp):
-        X = xp.cholesky_solve(columns, L)
-    elif is_cupy_namespace(xp):
-        from cupyx.scipy.linalg import solve_triangular
-
-        X = solve_triangular(L, columns, lower=True)
-        X = solve_triangular(L, X, lower=True, trans="T")
-    else:
-        X = xp.linalg.solve(xp.matrix_transpose(L), xp.linalg.solve(L, columns))
-    return X[:, 0] if B.ndim == 1 else X

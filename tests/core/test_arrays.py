@@ -10,20 +10,22 @@ import scipy.linalg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chita_sklearn.core import arrays as seam
+from chita_sklearn.core import linalg as linalg_module
 from chita_sklearn.core.arrays import (
-    NotPositiveDefiniteError,
-    add_outer,
     array_namespace,
-    cholesky_solve,
-    damped_cholesky,
     indices,
     kth_largest,
-    mirror,
     scatter,
     take_columns,
     to_host,
     top_k_mask,
+)
+from chita_sklearn.core.linalg import (
+    NotPositiveDefiniteError,
+    add_outer,
+    cholesky_solve,
+    damped_cholesky,
+    mirror,
     triangular,
 )
 
@@ -160,20 +162,20 @@ def like_cupy(monkeypatch):
     ):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(xp.linalg, "cholesky", cholesky)
-    monkeypatch.setattr(seam, "is_numpy_namespace", lambda xp: False)
-    monkeypatch.setattr(seam, "is_cupy_namespace", lambda xp: True)
+    monkeypatch.setattr(linalg_module, "is_numpy_namespace", lambda xp: False)
+    monkeypatch.setattr(linalg_module, "is_cupy_namespace", lambda xp: True)
 
 
 @pytest.mark.parametrize("bad", [0.0, -3.0, float("nan")])
 def test_a_factor_that_fails_on_cupy_is_found_out(like_cupy, bad):
     M = np.diag([2.0, 1.0, bad, 5.0])
-    assert not seam._factor(M)[1]
+    assert not linalg_module._factor(M)[1]
 
 
 def test_a_factor_that_leaves_the_matrix_as_it_was_is_found_out(like_cupy):
     M = np.asarray([[1.0, 2.0], [2.0, 1.0]])  # of positive diagonal, not of pivots
-    assert not seam._factor(M)[1]
-    assert seam._factor(M, wait=False)[1]  # only for those who are sure
+    assert not linalg_module._factor(M)[1]
+    assert linalg_module._factor(M, wait=False)[1]  # only for those who are sure
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(1, 8))

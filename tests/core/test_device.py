@@ -16,6 +16,7 @@ from chita_sklearn.core import (
     NOfM,
     PerBlock,
     WithFloor,
+    linalg,
     solve,
 )
 from chita_sklearn.core import arrays as seam
@@ -166,7 +167,8 @@ def asked(monkeypatch, transfers):
 
         monkeypatch.setattr(owner, name, counting)
 
-    monkeypatch.setattr(seam, "_on_host", lambda x: False)
+    for module in (seam, linalg):
+        monkeypatch.setattr(module, "on_host", lambda x: False)
     for method in ("__float__", "__bool__", "__int__", "__index__", "item"):
         count(torch.Tensor, method)
     count(seam, "to_host")  # of `numbers`: several at once

@@ -18,6 +18,7 @@ from chita_sklearn.core import (
 )
 from chita_sklearn.core.improvers.restarts import Restarts
 from chita_sklearn.core.improvers.swaps import swaps
+from chita_sklearn.core.search.local_search import backward, forward
 from chita_sklearn.core.search.swap_state import add_gains, swap_gains
 from chita_sklearn.core.search.working_set import WorkingSet
 
@@ -146,7 +147,7 @@ def test_forward_selection_takes_the_best_column_each_time(oracle, seed):
     S = ()
     scale = case.objective(np.zeros(8))
     for size in range(1, 6):
-        taken = tuple(W.forward(np.empty(0, dtype=np.intp), size).tolist())
+        taken = tuple(forward(W, np.empty(0, dtype=np.intp), size).tolist())
         if len(taken) < size:
             break
         best = min(on(case, {*S, j}) for j in set(range(8)) - set(S))
@@ -162,7 +163,7 @@ def test_backward_elimination_drops_the_cheapest_each_time(oracle, seed):
     W = WorkingSet(problem, Cardinality(7), np.arange(7), problem.correlation())
     S, scale = set(range(7)), case.objective(np.zeros(7))
     for size in range(6, 0, -1):
-        left = set(W.backward(np.arange(7), size).tolist())
+        left = set(backward(W, np.arange(7), size).tolist())
         cheapest = min(on(case, S - {i}) for i in S)
         assert on(case, left) <= cheapest + 1e-8 * scale
         S = left

@@ -27,7 +27,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problem.least_squares import LeastSquares
-from ..search.swap_state import Tableau
+from ..search.local_search import forward, improve
+from ..search.swap_state import SwapState
 from ..search.working_set import WorkingSet
 
 COLUMNS = 8192  # of a working set at most
@@ -85,13 +86,13 @@ class Restarts:
                 break
             self.done += 1
             self._failed += 1
-            new, value, _ = W.improve(self._perturb(W, S), max_swaps=most)
+            new, value, _ = improve(W, self._perturb(W, S), max_swaps=most)
             steps = min(self._failed // 2, STEPS)
             if steps and not value > best * GAINED:
                 walk = walk or Walk(W, self._rng, S)
                 new, value = walk(best, steps)
                 if value > best * GAINED:
-                    new, value, _ = W.improve(new, max_swaps=most)
+                    new, value, _ = improve(W, new, max_swaps=most)
             if value > best * GAINED:
                 S, best, walk, self._failed = new, value, None, 0
                 self.better += 1
@@ -111,7 +112,7 @@ class Restarts:
         score[outside] = rng.random(len(outside)) + 1.0
         allowed = W.may_join(kept, score)
         stranger = rng.choice(np.flatnonzero(allowed), size=1)
-        return W.forward(np.append(np.flatnonzero(kept), stranger), W.pattern.size)
+        return forward(W, np.append(np.flatnonzero(kept), stranger), W.pattern.size)
 
 
 class Walk:
@@ -127,7 +128,7 @@ class Walk:
 
         A tabu swap is taken after all where it would explain more than `best`.
         """
-        at = Tableau(self._W, self._S)  # not held in between: it is memory
+        at = SwapState(self._W, self._S)  # not held in between: it is memory
         found, highest = np.sort(at.S), -np.inf
         for _ in range(steps):
             self._step += 1

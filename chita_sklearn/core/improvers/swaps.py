@@ -2,7 +2,7 @@
 
 The support is searched on a working set W. A is touched to form the rows of H that W
 needs, and to find the coordinates outside W whose swap would gain, which then join W.
-When no coordinate gains, the support is swap-optimal among all. Notation: `tableau`.
+When no coordinate gains, the support is swap-optimal among all. Notation: `swap_state`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from ..arrays import (
     top_k_mask,
 )
 from ..initial import metric
+from ..linalg import inverse
 from ..patterns.matroids import Pattern
-from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
-from ..search.swap_state import add_gains, inverse, swap_gains
-from ..search.working_set import GAIN, NOISE, WorkingSet
+from ..search.local_search import GAIN, NOISE, best_start, improve
+from ..search.swap_state import add_gains, swap_gains
+from ..search.working_set import WorkingSet
 from ..solution import Solution, Status
 
 
@@ -113,7 +114,7 @@ def swaps(
         members = _largest(g**2 / metric(problem), room)
         W = WorkingSet(problem, pattern, members, g)
         with one_blas_thread():
-            S = members[W.best_start()]
+            S = members[best_start(W)]
     else:
         S, W = to_host(indices(solution.support)), None
     stopped = False
@@ -138,7 +139,7 @@ def swaps(
             W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
         S_W = np.searchsorted(W.members, S)
         with one_blas_thread():
-            local, _, n = W.improve(S_W, max_swaps=20 * k + 100)
+            local, _, n = improve(W, S_W, max_swaps=20 * k + 100)
             n_swaps += n
             stopped = stop(W.members[local])
             if search is not None and not stopped:
@@ -191,7 +192,7 @@ def _scan(
     """Return the largest gain of each coordinate as the one that enters, shape (p,)."""
     xp, p, s = problem.xp, problem.p, len(S)
     S_A = xp.asarray(S, device=problem.device)
-    A_S = Columns(problem, S_A)
+    A_S = problem.select(S_A)
     H_SS = to_host(A_S.gram()) + problem.mu * np.eye(s)
     P = xp.asarray(inverse(H_SS), device=problem.device)
     w = P @ xp.take(g, S_A)

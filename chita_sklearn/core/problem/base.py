@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..arrays import Array
 from .space import Space
+
+
+class Selection(ABC):
+    """A few columns A_S of a problem, seen through their products with columns."""
+
+    @abstractmethod
+    def gram(self) -> Array:
+        """A_S' A_S, shape (s, s)."""
+
+    @abstractmethod
+    def cross(self, cols: slice) -> Array:
+        """A[:, cols]' A_S."""
+
+    @abstractmethod
+    def gram_rows(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function of places T in S that gives rows T of A_S' A_S.
+
+        On the host, shape (len(T), s): for a search that asks for few of them.
+        """
 
 
 class Quadratic(ABC):
@@ -84,6 +106,10 @@ class Quadratic(ABC):
     def side(self, rough: bool = False) -> float:
         """Side of the largest Gram matrix that is little beside the data."""
         return math.inf
+
+    def select(self, S: Array) -> Selection:
+        """Return the columns S (indices, ascending), where `has_grams`."""
+        raise NotImplementedError(type(self).__name__)
 
     def zeros(self, size: int) -> Array:
         """Float64 zeros where A lives."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..arrays import (
     Array,
-    add_outer,
+    device,
     indices,
     mask_of,
-    mirror,
     scatter,
     take_columns,
+    to_host,
 )
+from ..linalg import add_outer, mirror
+from .base import Selection
 
 if TYPE_CHECKING:
     from .least_squares import LeastSquares
 
 
-class Columns:
+class Columns(Selection):
     """A_S for a few columns S of a `LeastSquares`, and products with it.
 
     Held where it is small beside X; else read again for each product, in blocks of
@@ -65,13 +70,26 @@ class Columns:
             total += rmatvec(self._read(rows), cols=cols, rows=rows)
         return total
 
+    def gram_rows(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Rows of A_S' A_S as they are asked for; holds A_S."""
+        xp = self.problem.xp
+        # One row a column of A: the rows of the Gram are products with all of it.
+        A_St = xp.matrix_transpose(self.problem.columns(self.S))
+
+        def rows(T: np.ndarray) -> np.ndarray:
+            index = xp.asarray(T, device=device(A_St))
+            a = xp.matrix_transpose(xp.take(A_St, index, axis=0))
+            return to_host(A_St @ a).T
+
+        return rows
+
     def _read(self, rows: slice) -> Array:
         if self._held is not None:
             return self._held
         return self.problem.columns(self.S, rows=rows)
 
 
-class Rows:
+class GramRows:
     """Rows of A'A: for a tall X, where all p of them are little beside it.
 
     A row costs one product with A' when it is first wanted, and no more.

@@ -16,7 +16,8 @@ from typing import Any
 
 import scipy.sparse
 
-from ..arrays import Array, add_outer, indices, mirror, triangular
+from ..arrays import Array, indices
+from ..linalg import add_outer, mirror, triangular
 from .base import Quadratic
 from .columns import Columns
 from .design import Dense, Sparse
@@ -280,9 +281,9 @@ class LeastSquares(Quadratic):
             out *= xp.astype(self._d[rows], out.dtype, copy=False)[:, None]
         return out
 
-    def inner_gram(self, S: Array) -> Array:
-        """A_S' A_S, shape (len(S), len(S))."""
-        return Columns(self, S).gram()
+    def select(self, S: Array) -> Columns:
+        """A_S, within a budget of memory."""
+        return Columns(self, S)
 
     def outer_gram(
         self,

@@ -16,17 +16,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
-from ..arrays import (
-    Array,
-    array_namespace,
-    cholesky_solve,
-    damped_cholesky,
-    indices,
-    numbers,
-    scatter,
-)
+from ..arrays import Array, array_namespace, indices, numbers, scatter
+from ..linalg import cholesky_solve, damped_cholesky
 from ..problem.base import Quadratic
-from ..problem.columns import Columns, Rows
+from ..problem.columns import Columns, GramRows
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution, Status
 from .base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
@@ -104,7 +97,7 @@ class Backsolver(SupportSolver):
         self._z: Any = None
         self._held: Any = None
         # Shared by the copies.
-        self._rows = Rows(problem) if TALL * problem.p <= problem.n_rows else None
+        self._rows = GramRows(problem) if TALL * problem.p <= problem.n_rows else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
         # No number is asked of the device but how many coordinates changed.

@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..arrays import Array, cholesky_solve, damped_cholesky, indices, scatter
+from ..arrays import Array, indices, scatter
+from ..linalg import cholesky_solve, damped_cholesky
 from ..solution import Solution, Status
 
 BLOCK = 256  # coordinates set at once

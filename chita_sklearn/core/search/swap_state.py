@@ -17,19 +17,15 @@ it costs O(k m) on m coordinates, where T from scratch costs O(k^2 m).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dpotrf, dpotri
 
-from ..arrays import Array, mirror
-
-if TYPE_CHECKING:
-    from .working_set import WorkingSet
+from ..arrays import Array
+from ..linalg import inverse, minus
+from .working_set import TINY, WorkingSet
 
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
-TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
 HUGE = float(np.finfo(np.float64).max)
 BLOCK = 2**15  # gains scored at once: with what they are made from, they stay in cache
 # A step multiplies rounding by up to H_ii P_ii, one over what is left of a column where
@@ -39,7 +35,7 @@ BLOCK = 2**15  # gains scored at once: with what they are made from, they stay i
 INFLATED, DRIFT = 1e5, 1e-10
 
 
-class Tableau:
+class SwapState:
     """A support on a working set, with what the gains of its swaps are made from.
 
     Parameters
@@ -181,11 +177,6 @@ def _blocks(alone: np.ndarray, m: int) -> list:
     return [order[i : i + step] for i in range(0, len(order), step)]
 
 
-def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
-    return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
-
-
 def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
     """Gain of n F for every swap of an i in S for a j in O, shape (|S|, |O|).
 
@@ -244,32 +235,3 @@ def _reach(q: np.ndarray, own: np.ndarray, h: np.ndarray, least: float) -> float
     alone, ratio = alone[able], np.maximum(h[able] / own[able], 1.0)
     reach = np.sqrt(alone * (ratio - 1.0)) + np.sqrt(ratio * (alone - least))
     return float(np.max(reach, initial=0.0)) ** 2 * (1 + DRIFT)
-
-
-def factor(M: np.ndarray) -> np.ndarray:
-    """Cholesky factor of a small symmetric matrix, damped where singular.
-
-    In the lower triangle; the upper one is left as it is. In the memory of M.
-    """
-    diagonal = M.diagonal().copy()
-    L, info = dpotrf(M.T, lower=True, clean=False, overwrite_a=True)
-    # A pivot lost in rounding passes as positive now and then, and solves nothing.
-    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * diagonal))
-    # Damped so much that what rounding adds to the inverse stays below what the
-    # damping takes from the support's value: it cannot win by rounding.
-    damping = 1e-8
-    while info or lost:
-        lost = False
-        mirror(L)  # from the upper triangle, as it was
-        np.fill_diagonal(L, diagonal + damping * np.where(diagonal > 0, diagonal, 1.0))
-        L, info = dpotrf(L, lower=True, clean=False, overwrite_a=True)
-        damping *= 10
-    return L
-
-
-def inverse(M: np.ndarray) -> np.ndarray:
-    """Inverse of a small symmetric matrix, damped where singular. In its memory."""
-    if not len(M):
-        return M
-    lower, _ = dpotri(factor(M), lower=True, overwrite_c=True)
-    return mirror(lower.T)

@@ -1,4 +1,4 @@
-"""The tableau: what swaps make of it against from scratch, gains against refits."""
+"""The state that swaps update against one from scratch, gains against refits."""
 
 import itertools
 
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality
 from chita_sklearn.core.search import swap_state as module
-from chita_sklearn.core.search.swap_state import DRIFT, Tableau, _explained
+from chita_sklearn.core.search.local_search import improve
+from chita_sklearn.core.search.swap_state import DRIFT, SwapState, _explained
 from chita_sklearn.core.search.working_set import WorkingSet
 
 KINDS = ["cardinality", "per block", "n of m", "floor"]
@@ -22,10 +23,10 @@ def on_all(case, pattern, inside=None):
     return WorkingSet(problem, pattern, every, problem.correlation(), inside)
 
 
-def some_swap(rng, tableau):
-    p = len(tableau.q)
-    outside = np.setdiff1d(np.arange(p), tableau.S)
-    return int(rng.integers(len(tableau.S))), int(rng.choice(outside))
+def some_swap(rng, state):
+    p = len(state.q)
+    outside = np.setdiff1d(np.arange(p), state.S)
+    return int(rng.integers(len(state.S))), int(rng.choice(outside))
 
 
 def columns(rng, kind, n, p):
@@ -53,26 +54,26 @@ def test_after_many_swaps_it_is_what_it_is_from_scratch(oracle, kind, ridge, see
     X = columns(rng, kind, 30, 18)
     case = oracle.Case(X, X @ rng.standard_normal(18) + rng.standard_normal(30), ridge)
     W, scale = on_all(case, Cardinality(6)), case.objective(np.zeros(18))
-    tableau = Tableau(W, np.sort(rng.choice(18, size=6, replace=False)))
+    state = SwapState(W, np.sort(rng.choice(18, size=6, replace=False)))
     for _ in range(60):
-        tableau.swap(*some_swap(rng, tableau))
+        state.swap(*some_swap(rng, state))
         # The value is right after each, whatever has become of the rest; where columns
         # depend on each other, it is the damped one.
-        S = tableau.S
+        S = state.S
         explained = scale - case.objective(case.refit(S))
-        assert tableau.value <= explained + 1e-5 * scale
+        assert state.value <= explained + 1e-5 * scale
         if kind in ("hardly distinct", "duplicates"):
             explained = W.value(S)
-        assert tableau.value == pytest.approx(explained, rel=1e-8, abs=1e-8 * scale)
-    if not tableau.sound():
-        tableau.renew()
-    fresh = Tableau(W, S)
+        assert state.value == pytest.approx(explained, rel=1e-8, abs=1e-8 * scale)
+    if not state.sound():
+        state.renew()
+    fresh = SwapState(W, S)
     size = np.sqrt(W.h)
     unit = size[S][:, None] / np.where(size > 0, size, 1.0)
-    assert np.allclose(tableau.T * unit, fresh.T * unit, rtol=1e-7, atol=1e-7)
-    assert np.all(np.abs(tableau.d - fresh.d) <= 1e-9 * W.h)
-    assert np.all(np.abs(tableau.q - fresh.q) <= 1e-7 * size * np.sqrt(2 * scale))
-    w, right = tableau.w * size[S], fresh.w * size[S]
+    assert np.allclose(state.T * unit, fresh.T * unit, rtol=1e-7, atol=1e-7)
+    assert np.all(np.abs(state.d - fresh.d) <= 1e-9 * W.h)
+    assert np.all(np.abs(state.q - fresh.q) <= 1e-7 * size * np.sqrt(2 * scale))
+    w, right = state.w * size[S], fresh.w * size[S]
     assert np.max(np.abs(w - right)) <= 1e-6 * np.max(np.abs(right))
 
 
@@ -83,27 +84,27 @@ def test_well_conditioned_swaps_do_without_renewal(oracle, seed):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((60, 40))
     case = oracle.Case(X, X[:, :5] @ np.ones(5) + rng.standard_normal(60))
-    tableau = Tableau(on_all(case, Cardinality(10)), np.arange(10))
+    state = SwapState(on_all(case, Cardinality(10)), np.arange(10))
 
     def renew():
         raise AssertionError
 
-    tableau.renew = renew
+    state.renew = renew
     for _ in range(1000):
-        tableau.swap(*some_swap(rng, tableau))
-    assert tableau.sound()
+        state.swap(*some_swap(rng, state))
+    assert state.sound()
 
 
 def test_what_rounding_has_spoilt_is_not_sound(oracle):
     rng = np.random.default_rng(0)
     case = oracle.Case(rng.standard_normal((30, 12)), rng.standard_normal(30))
-    tableau = Tableau(on_all(case, Cardinality(4)), np.arange(4))
-    tableau.swap(0, 7)
-    assert tableau.sound()
-    tableau.T[2, 9] += 1e3 * DRIFT
-    assert not tableau.sound()
-    tableau.renew()
-    assert tableau.sound()
+    state = SwapState(on_all(case, Cardinality(4)), np.arange(4))
+    state.swap(0, 7)
+    assert state.sound()
+    state.T[2, 9] += 1e3 * DRIFT
+    assert not state.sound()
+    state.renew()
+    assert state.sound()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,9 +122,9 @@ def test_the_best_swap_is_the_best_of_all_refits(oracle, kind, seed):
     inside = np.isin(np.arange(p), first) & (rng.random(p) < 0.2)
     closed = rng.random(p) < 0.3
     W = on_all(case, pattern, inside)
-    tableau = Tableau(W, np.asarray(first))
+    state = SwapState(W, np.asarray(first))
     for _ in range(3):  # the later ones from a state that was updated
-        S = set(tableau.S.tolist())
+        S = set(state.S.tolist())
         at = {T: case.objective(case.refit(list(T))) for T in every}
         before, scale = at[tuple(sorted(S))], case.objective(np.zeros(p))
         gains = {}
@@ -139,18 +140,18 @@ def test_the_best_swap_is_the_best_of_all_refits(oracle, kind, seed):
             (closed, most - 1e-6 * scale, gains),
         ]
         for shut, unless, among in asked:
-            gain, i, j = tableau.best(shut, unless)
+            gain, i, j = state.best(shut, unless)
             highest = max(among.values(), default=-np.inf)
             if highest == -np.inf:
                 assert gain == -np.inf
                 continue
-            pair = int(tableau.S[i]), j
+            pair = int(state.S[i]), j
             assert gain == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
             assert among[pair] == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
         if not gains:
             break
         leaves, joins = list(gains)[int(rng.integers(len(gains)))]
-        tableau.swap(int(np.flatnonzero(tableau.S == leaves)[0]), joins)
+        state.swap(int(np.flatnonzero(state.S == leaves)[0]), joins)
 
 
 @pytest.mark.parametrize("kind", ["plain", "near-collinear", "duplicates"])
@@ -162,7 +163,7 @@ def test_no_swap_betters_what_many_swaps_have_improved(oracle, kind, seed):
     case = oracle.Case(X, X[:, 12:] @ np.ones(12) + 0.1 * rng.standard_normal(40))
     W = on_all(case, Cardinality(10))
     first = np.arange(10)
-    S, value, done = W.improve(first, max_swaps=300)
+    S, value, done = improve(W, first, max_swaps=300)
     best, scale = case.objective(case.refit(S)), case.objective(np.zeros(24))
     assert value == pytest.approx(scale - best, rel=1e-8, abs=1e-9 * scale)
     assert done >= 2
@@ -174,11 +175,11 @@ def test_no_swap_betters_what_many_swaps_have_improved(oracle, kind, seed):
 def test_a_thousand_gains_at_a_time_or_all_at_once_are_the_same(oracle, monkeypatch):
     rng = np.random.default_rng(1)
     case = oracle.Case(rng.standard_normal((50, 200)), rng.standard_normal(50))
-    tableau = Tableau(on_all(case, Cardinality(30)), np.arange(30))
+    state = SwapState(on_all(case, Cardinality(30)), np.arange(30))
     closed = rng.random(200) < 0.1
-    whole = tableau.best(), tableau.best(closed)
+    whole = state.best(), state.best(closed)
     monkeypatch.setattr(module, "BLOCK", 1000)
-    assert (tableau.best(), tableau.best(closed)) == whole
+    assert (state.best(), state.best(closed)) == whole
 
 
 @settings(max_examples=15)
@@ -188,15 +189,15 @@ def test_rows_left_out_could_not_gain(oracle, seed):
     rng = np.random.default_rng(seed)
     X = columns(rng, ["plain", "near-collinear", "duplicates"][seed % 3], 40, 30)
     case = oracle.Case(X, X @ (rng.standard_normal(30) * (rng.random(30) < 0.4)), 1e-6)
-    tableau = Tableau(on_all(case, Cardinality(12)), np.arange(12))
+    state = SwapState(on_all(case, Cardinality(12)), np.arange(12))
     closed = rng.random(30) < 0.3
     for _ in range(8):
-        gains = [tableau.best()[0], tableau.best(closed)[0]]
+        gains = [state.best()[0], state.best(closed)[0]]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "BLOCK", 1)
-            assert [tableau.best()[0], tableau.best(closed)[0]] == gains
-        _, i, j = tableau.best()
-        tableau.swap(i, j)
+            assert [state.best()[0], state.best(closed)[0]] == gains
+        _, i, j = state.best()
+        state.swap(i, j)
 
 
 def test_rows_that_could_not_gain_are_left_out(oracle, monkeypatch):
@@ -204,7 +205,7 @@ def test_rows_that_could_not_gain_are_left_out(oracle, monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((400, 60))
     y = X[:, :10] @ np.ones(10) + 0.1 * rng.standard_normal(400)
-    tableau = Tableau(on_all(oracle.Case(X, y), Cardinality(20)), np.arange(20))
+    state = SwapState(on_all(oracle.Case(X, y), Cardinality(20)), np.arange(20))
     scored = []
 
     def explained(T, *others):
@@ -213,5 +214,5 @@ def test_rows_that_could_not_gain_are_left_out(oracle, monkeypatch):
 
     monkeypatch.setattr(module, "BLOCK", 1)
     monkeypatch.setattr(module, "_explained", explained)
-    tableau.best()
+    state.best()
     assert sum(scored) <= 10

@@ -1,0 +1,243 @@
+"""Dense linear algebra: symmetric products, Cholesky and QR factors, inverses.
+
+What is done about a singular Gram matrix is decided here, in two ways for two purposes.
+`damped_cholesky` serves a refit, whose answer is refined against the data: it adds the
+least multiple of the diagonal that makes the factor exist, and says how much. `inverse`
+serves a search, which compares supports by what they explain: it damps a singular
+matrix so much that the value lost exceeds what rounding could add, so that no support
+wins by rounding.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import scipy.linalg
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_cupy_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
+from scipy.linalg.blas import dgemm
+from scipy.linalg.lapack import dpotrf, dpotri
+
+from .arrays import Array, on_host
+
+MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
+EPS = float(np.finfo(np.float64).eps)
+
+
+class NotPositiveDefiniteError(ArithmeticError):
+    """A Cholesky factorisation met a pivot that is not positive."""
+
+
+def add_outer(G: Array, B: Array, sign: float = 1.0) -> None:
+    """G += sign B B' for a symmetric G, in place: its upper triangle, or all of it.
+
+    On the host without another matrix of its size. To be followed by `mirror`.
+    """
+    plain = is_numpy_namespace(array_namespace(G)) and G.dtype == B.dtype
+    if plain and B.size:
+        rows = B.flags.c_contiguous  # BLAS wants contiguous columns
+        (syrk,) = scipy.linalg.get_blas_funcs(("syrk",), (G,))
+        lower = {"trans": rows, "lower": True, "overwrite_c": True}
+        syrk(sign, B.T if rows else B, beta=1.0, c=G.T, **lower)
+        return
+    product = B @ array_namespace(B).matrix_transpose(B)
+    if sign > 0:
+        G += product
+    else:
+        G -= product
+
+
+def mirror(G: Array) -> Array:
+    """Copy the upper triangle of a square matrix to the lower, in place."""
+    xp, size = array_namespace(G), G.shape[0]
+    for j in range(0, size, MIRRORED):
+        end = min(j + MIRRORED, size)
+        here, after = slice(j, end), slice(end, size)
+        corner = G[here, here]
+        if is_numpy_namespace(xp):  # in fewer calls, for small matrices
+            np.copyto(corner, corner.T, where=_below_diagonal(end - j))
+        else:
+            upper = xp.triu(corner, k=1)
+            G[here, here] = xp.triu(corner) + xp.matrix_transpose(upper)
+        if end < size:
+            G[after, here] = xp.matrix_transpose(G[here, after])
+    return G
+
+
+@cache
+def _below_diagonal(size: int) -> np.ndarray:
+    return np.tri(size, k=-1, dtype=bool)
+
+
+def damped_cholesky(
+    G: Array, mu: float, sure: bool = False, overwrite: bool = False
+) -> tuple[Array, float]:
+    """Lower Cholesky factor of G + mu I, with the least damping that works.
+
+    Returns the factor of G + mu I + damping D, D = diag(G + mu I), and the damping: 0,
+    or starting at rounding level and growing tenfold each try. Relative to each
+    diagonal entry, it does not swamp columns of small norm. The factor of a float32 G
+    is float32 where that needs no damping, else float64; above its diagonal is
+    anything. Where it is `sure` that no damping is needed in float64, an accelerator is
+    not waited for to say so. With `overwrite` a float64 G on the host is lost, and no
+    memory taken; else that of one matrix.
+    """
+    xp = array_namespace(G)
+    diagonal = xp.astype(xp.linalg.diagonal(G), xp.float64) + mu
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
+    one = diagonal / root**2
+    trusted = sure and not on_host(G)
+    first = 8 * max(G.shape[0], 1) * float(xp.finfo(xp.float64).eps)
+    if G.dtype != xp.float64 and not trusted:
+        L, good = _factor(_with_diagonal(_scaled(G, root), one))
+        if bool(good):
+            L *= xp.astype(root, L.dtype)[:, None]
+            return L, 0.0
+        del L  # before the next is made
+    unit = _scaled(xp.astype(G, xp.float64, copy=not overwrite), root, in_place=True)
+    damping = 0.0
+    while damping < 1:
+        unit = _with_diagonal(unit, one + damping)
+        L, good = _factor(unit, wait=not trusted)
+        if trusted or bool(good):
+            L *= root[:, None]
+            return L, damping
+        if is_numpy_namespace(xp):
+            mirror(unit.T)  # what the factor has left of it
+        damping = max(10 * damping, first)
+    msg = "no damping makes the pivots positive"
+    raise NotPositiveDefiniteError(msg)
+
+
+def _scaled(G: Array, root: Array, in_place: bool = False) -> Array:
+    """G over the roots of its rows and columns, in its own type."""
+    xp = array_namespace(G)
+    root = xp.astype(root, G.dtype, copy=False)
+    if in_place:
+        G /= root
+    else:
+        G = G / root
+    G /= root[:, None]
+    return G
+
+
+def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
+    """Lower Cholesky factor, and whether it is one: 0-d, so that nobody need wait.
+
+    With pivots lost in rounding it is none: it would solve nothing. CuPy tells whether
+    it is only to those who `wait`. On the host it takes the memory of M, of which what
+    is below the diagonal stays.
+    """
+    xp = array_namespace(M)
+    floor = 4 * M.shape[0] * float(xp.finfo(M.dtype).eps) * xp.linalg.diagonal(M)
+    good: Array = True
+    if is_numpy_namespace(xp):
+        (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (M,))
+        # LAPACK works in place on columns; M is symmetric.
+        L, info = potrf(M.T, lower=True, clean=False, overwrite_a=True)
+        good = info == 0
+    elif is_torch_namespace(xp):
+        L, info = xp.linalg.cholesky_ex(M)
+        good = info == 0
+    elif is_cupy_namespace(xp):
+        from cupyx import errstate
+
+        # What cuSOLVER leaves of a factor that fails is not said; that it failed is, to
+        # those who wait.
+        try:
+            with errstate(linalg="raise" if wait else "ignore"):
+                L = xp.linalg.cholesky(M)
+        except np.linalg.LinAlgError:
+            return M, xp.zeros((), dtype=xp.bool, device=device(M))
+    else:
+        try:
+            L = xp.linalg.cholesky(M)
+        except np.linalg.LinAlgError:
+            L = xp.full_like(M, xp.nan)
+    pivots = xp.linalg.diagonal(L)
+    return L, good & xp.all((pivots > 0) & (pivots**2 > floor))
+
+
+def _with_diagonal(M: Array, values: Array) -> Array:
+    """M with another diagonal; in place where the library can."""
+    xp = array_namespace(M)
+    values = xp.astype(values, M.dtype, copy=False)
+    if is_numpy_namespace(xp) or is_torch_namespace(xp) or is_cupy_namespace(xp):
+        i = xp.arange(M.shape[0], device=device(M))
+        M[i, i] = values
+        return M
+    here = xp.eye(M.shape[0], dtype=M.dtype, device=device(M)) > 0
+    return xp.where(here, values, M)
+
+
+def triangular(M: Array) -> Array:
+    """R of M = Q R, for an M of at least as many rows as columns; may overwrite M."""
+    xp = array_namespace(M)
+    if is_numpy_namespace(xp):  # in place where the columns are contiguous
+        return scipy.linalg.qr(M, mode="raw", overwrite_a=True, check_finite=False)[1]
+    if is_torch_namespace(xp):
+        return xp.linalg.qr(M, mode="r")[1]
+    if is_cupy_namespace(xp):
+        import cupy
+
+        # array_api_compat's own takes R, which comes alone, apart row by row.
+        return cupy.linalg.qr(M, mode="r")
+    return xp.linalg.qr(M)[1]
+
+
+def cholesky_solve(L: Array, B: Array) -> Array:
+    """Solve ``L L' X = B`` for a lower factor L; B is a vector or a matrix."""
+    xp = array_namespace(L)
+    if is_numpy_namespace(xp):
+        return scipy.linalg.cho_solve((L, True), B, check_finite=False)
+    columns = B[:, None] if B.ndim == 1 else B
+    if is_torch_namespace(xp):
+        X = xp.cholesky_solve(columns, L)
+    elif is_cupy_namespace(xp):
+        from cupyx.scipy.linalg import solve_triangular
+
+        X = solve_triangular(L, columns, lower=True)
+        X = solve_triangular(L, X, lower=True, trans="T")
+    else:
+        X = xp.linalg.solve(xp.matrix_transpose(L), xp.linalg.solve(L, columns))
+    return X[:, 0] if B.ndim == 1 else X
+
+
+def factor(M: np.ndarray) -> np.ndarray:
+    """Cholesky factor of a small symmetric matrix, damped where singular.
+
+    In the lower triangle; the upper one is left as it is. In the memory of M.
+    """
+    diagonal = M.diagonal().copy()
+    L, info = dpotrf(M.T, lower=True, clean=False, overwrite_a=True)
+    # A pivot lost in rounding passes as positive now and then, and solves nothing.
+    lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * diagonal))
+    # Damped so much that what rounding adds to the inverse stays below what the
+    # damping takes from the support's value: it cannot win by rounding.
+    damping = 1e-8
+    while info or lost:
+        lost = False
+        mirror(L)  # from the upper triangle, as it was
+        np.fill_diagonal(L, diagonal + damping * np.where(diagonal > 0, diagonal, 1.0))
+        L, info = dpotrf(L, lower=True, clean=False, overwrite_a=True)
+        damping *= 10
+    return L
+
+
+def inverse(M: np.ndarray) -> np.ndarray:
+    """Inverse of a small symmetric matrix, damped where singular. In its memory."""
+    if not len(M):
+        return M
+    lower, _ = dpotri(factor(M), lower=True, overwrite_c=True)
+    return mirror(lower.T)
+
+
+def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
+    return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
