@@ -32,19 +32,21 @@ from ._compat import (
     _routing_enabled,
     float_dtypes,
 )
-from .choice import by_criterion, by_folds
-from .core import LeastSquares
-from .core.arrays import array_namespace, device, to_host
-from .inputs import (
+from ._fitted import forget, model_of_path, remember
+from ._reporting import at_k, warn_of
+from ._selection import by_criterion, by_folds
+from ._validation import (
+    CONSTRAINTS,
     REMEDIES,
     checked_priors,
     resolved_ks,
     resolved_ridges,
     resolved_seed,
 )
+from .core import LeastSquares
+from .core.arrays import array_namespace, device, to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
-from .reporting import at_k, warn_of
 
 Array = Any  # the array API has no settled static type
 
@@ -247,18 +249,7 @@ class ChitaRegressorCV(ChitaRegressor):
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
         "selection": [StrOptions({"best", "one_se"})],
         "n_jobs": [Integral, None],
-        **{
-            name: ChitaRegressor._parameter_constraints[name]
-            for name in (
-                "coef_prior",
-                "fit_intercept",
-                "solver",
-                "n_restarts",
-                "max_iter",
-                "tol",
-                "random_state",
-            )
-        },
+        **{name: rule for name, rule in CONSTRAINTS.items() if name != "ridge"},
     }
     _remedies = {  # noqa: RUF012
         **REMEDIES,
@@ -351,7 +342,7 @@ class ChitaRegressorCV(ChitaRegressor):
             dependent.
         """
         _raise_for_params(params, self, "fit")
-        self._forget()
+        forget(self)
         if self.selection == "one_se" and self.criterion != "cv":
             msg = (
                 f"selection='one_se' with criterion={self.criterion!r}: the standard "
@@ -410,7 +401,7 @@ class ChitaRegressorCV(ChitaRegressor):
             fitted = by_criterion(found, ks, ridges, self.criterion, room)
             path = found[ridges.index(fitted["ridge_"])]
         warn_of(path.statuses, partial(at_k, path.ks), stacklevel=4)
-        fitted |= _of_path(path, ks.index(fitted["k_"]))
+        fitted |= model_of_path(path, ks.index(fitted["k_"]))
         # Array attributes live where X does; what tables are made of is NumPy's.
         where = {"dtype": float_dtypes(xp, y.device)[0], "device": y.device}
         for name in ("ridges_", "score_path_", "criterion_path_"):
@@ -420,9 +411,7 @@ class ChitaRegressorCV(ChitaRegressor):
         task.call_on_fit_task_end(
             estimator=self, **inputs, reconstruction_attributes=fitted
         )
-        # Only now: a fit that does not come this far leaves nothing behind.
-        for name, value in fitted.items():
-            setattr(self, name, value)
+        remember(self, fitted)
         return self
 
     def to_numpy(self) -> ChitaRegressorCV:
@@ -550,23 +539,6 @@ def _scores(
     for t, k in enumerate(path.ks):
         model = ChitaRegressor(int(k), path.ridge)
         model.n_features_in_ = path.n_features
-        for name, value in _of_path(path, t).items():
-            setattr(model, name, value)
-        model.k_ = int(k)
+        remember(model, model_of_path(path, t) | {"k_": int(k)})
         scores.append(float(scorer(model, X, y, **params)))
     return np.asarray(scores)
-
-
-def _of_path(path: ChitaPath, t: int) -> dict[str, Any]:
-    """Fitted attributes of a path's t-th model."""
-    return {
-        "path_": path,
-        "coef_": path.coefs[:, t],
-        "intercept_": path.intercepts[t],
-        "support_": path.supports[t],
-        "objective_": float(path.objectives[t]),
-        "lower_bound_": float(path.lower_bounds[t]),
-        "gap_": float(path.gaps[t]),
-        "n_iter_": int(path.n_iters[t]),
-        "solver_history_": path.histories[t],
-    }

@@ -1,8 +1,6 @@
 """`chita_path`: the best fits with k features for many k, each helping its neighbours.
 
-Every k is first solved as a single fit would be. Then the supports travel along k: the
-one of k - 1 plus the best feature, and the one of k + 1 less the least, are improved by
-swaps wherever they lead below what is known, up and down until nothing changes.
+Validates, hands arrays to `core.solve_path`, and states the result in units of F.
 """
 
 from __future__ import annotations
@@ -13,22 +11,31 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_X_y, column_or_1d
 
 from ._compat import on_host
-from .core import Cardinality, LeastSquares, Status
+from ._fitted import values_of
+from ._reporting import at_k, warn_of
+from ._validation import (
+    CONSTRAINTS,
+    check_parameters,
+    checked_data,
+    checked_priors,
+    resolved_ks,
+    resolved_seed,
+)
+from .core import (
+    LeastSquares,
+    Status,
+    degrees_of_freedom,
+    residual_sum_of_squares,
+    solve_path,
+)
 from .core.arrays import indices
-from .core.plans import passes
-from .inputs import checked_priors, resolved_ks, resolved_seed
-from .regressor import ChitaRegressor
-from .reporting import at_k, warn_of
-from .sweep import Sweep
 
 Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaPath", "chita_path"]
-
-_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,19 +259,25 @@ def chita_path(
     >>> path.objectives.round()
     array([1945., 1603., 1542., 1506.])
     """
-    model = ChitaRegressor(
-        1,
-        ridge,
-        coef_prior=coef_prior,
-        fit_intercept=fit_intercept,
-        solver=solver,
-        n_restarts=n_restarts,
-        max_iter=max_iter,
-        tol=tol,
-        random_state=random_state,
+    parameters = {
+        "ridge": ridge,
+        "coef_prior": coef_prior,
+        "fit_intercept": fit_intercept,
+        "solver": solver,
+        "n_restarts": n_restarts,
+        "max_iter": max_iter,
+        "tol": tol,
+        "random_state": random_state,
+    }
+    check_parameters(parameters, CONSTRAINTS, "chita_path")
+    X, y, sample_weight, xp = checked_data(
+        X,
+        y,
+        sample_weight,
+        coef_prior,
+        caller="chita_path",
+        check=partial(check_X_y, estimator="chita_path"),
     )
-    model._validate_params()
-    X, y, sample_weight, xp = model._validated(X, y, sample_weight)
     y = column_or_1d(y, warn=True)
     (prior,) = checked_priors(coef_prior, X, y, xp)
     problem = LeastSquares(
@@ -300,67 +313,34 @@ def path_of(
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
-    `effort` is what `solve` takes: solver, n_restarts, max_iter, tol. Without `bounds`
-    a search by swaps spends no time on proofs, and its lower bounds are nan.
+    `effort` is what `solve_path` takes: solver, n_restarts, max_iter, tol.
     """
-    whole = sum(passes(problem, Cardinality(k)) for k in ks)
-    search = Sweep(problem.reduced(whole), ks, {**effort, "random_state": seed}, bounds)
-    search.sweep(effort["max_iter"])
-    solutions = search.settled()
+    solutions = solve_path(problem, ks, bounds=bounds, random_state=seed, **effort)
+    values = values_of(solutions, problem.n)
     xp = problem.xp
     coefs = [xp.astype(s.coef, problem.dtype, copy=False) for s in solutions]
-    objectives = np.asarray([s.objective for s in solutions])
-    if not np.all(np.isfinite(objectives)):
-        msg = (
-            f"An objective is {objectives.max()}: the squares of coef_prior, or of the "
-            "coefficients, are too large for floating-point numbers. Scale X and y, "
-            "for example with sklearn.preprocessing.StandardScaler, or coef_prior."
-        )
-        raise ValueError(msg)
     supports = tuple(indices(coef != 0) for coef in coefs)
     stacked = xp.stack(coefs, axis=1)
     constants = [problem.intercept(coef) for coef in coefs]
-    # F is never negative: where it is 0, so is the bound, whoever has looked.
-    lower = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions])
     return ChitaPath(
         ks=np.asarray(ks, dtype=np.int64),
         ridge=ridge,
         coefs=stacked,
         intercepts=xp.asarray(constants, dtype=problem.dtype, device=problem.device),
         supports=supports,
-        objectives=objectives / problem.n,
-        lower_bounds=lower / problem.n,
-        gaps=np.where(
-            objectives == lower, 0.0, (objectives - lower) / (objectives + _TINY)
+        objectives=values.objectives,
+        lower_bounds=values.lower_bounds,
+        gaps=values.gaps,
+        rss=np.asarray([residual_sum_of_squares(problem, coef) for coef in coefs]),
+        degrees_of_freedom=np.asarray(
+            [degrees_of_freedom(problem, S) for S in supports]
         ),
-        rss=np.asarray([_rss(problem, coef) for coef in coefs]),
-        degrees_of_freedom=np.asarray([_df(problem, S) for S in supports]),
         n_iters=np.asarray([s.n_iter for s in solutions], dtype=np.int64),
         statuses=tuple(s.status for s in solutions),
         histories=tuple(s.history for s in solutions),
         n_samples=problem.n,
         n_features=problem.p,
     )
-
-
-def _rss(problem: LeastSquares, coef: Array) -> float:
-    """Weighted sum of squared residuals; 0 where it is rounding. One pass over X."""
-    r = problem.residual(problem.xp.astype(coef, problem.xp.float64))
-    rss = float(r @ r)
-    rounding = 100 * float(problem.xp.finfo(problem.dtype).eps)
-    return rss if rss > rounding**2 * float(problem.b @ problem.b) else 0.0
-
-
-def _df(problem: LeastSquares, S: Array) -> float:
-    """Trace of A_S (A_S'A_S + mu I)^-1 A_S', from the smaller Gram of A_S."""
-    if problem.mu == 0 or S.shape[0] == 0:
-        return float(S.shape[0])
-    xp, A = problem.xp, problem.columns(S)
-    if A.shape[0] < A.shape[1]:
-        A = xp.matrix_transpose(A)
-    eigenvalues = xp.linalg.eigvalsh(xp.matrix_transpose(A) @ A)
-    eigenvalues = xp.where(eigenvalues > 0, eigenvalues, xp.zeros_like(eigenvalues))
-    return float(xp.sum(eigenvalues / (eigenvalues + problem.mu)))
 
 
 def _listed(support: Array, most: int = 10) -> str:

@@ -6,13 +6,11 @@ the `Solution` into fitted attributes. No numerical work is done here.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -20,28 +18,27 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
-    InvalidParameterError,
     Number,
-    StrOptions,
     _fit_context,
     check_same_namespace,
     float_dtypes,
-    follow,
     get_namespace_and_device,
     on_host,
     refuse_device_arrays,
-    validate_parameter_constraints,
 )
-from .core import SOLVERS, Cardinality, LeastSquares, Solution, solve
-from .inputs import (
+from ._fitted import Targets, forget, remember
+from ._reporting import Progress, among_targets, warn_of
+from ._validation import (
+    CONSTRAINTS,
     REMEDIES,
+    check_parameters,
+    checked_data,
     checked_priors,
-    checked_weights,
     resolved_k,
     resolved_seed,
     usable_starts,
 )
-from .reporting import Progress, among_targets, warn_of
+from .core import Cardinality, LeastSquares, solve
 
 Array = Any  # the array API has no settled static type
 
@@ -229,15 +226,8 @@ class ChitaRegressor(
             Number(Real, 0, 1, closed="right"),
             None,
         ],
-        "ridge": [Number(Real, 0, None, closed="left")],
-        "coef_prior": ["array-like", None],
-        "fit_intercept": ["boolean"],
-        "solver": [StrOptions(set(SOLVERS))],
-        "n_restarts": [Number(Integral, 0, None, closed="left")],
-        "max_iter": [Number(Integral, 1, None, closed="left")],
-        "tol": [Number(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
-        "random_state": ["random_state"],
+        **CONSTRAINTS,
     }
 
     _remedies = REMEDIES
@@ -312,7 +302,7 @@ class ChitaRegressor(
             coefficients are not unique.
         """
         previous = getattr(self, "coef_", None) if self.warm_start else None
-        self._forget()
+        forget(self)
         # Callbacks score the model on what the caller passed, feature names and all.
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         inputs = {"X": X, "y": y, "metadata": metadata}
@@ -323,7 +313,7 @@ class ChitaRegressor(
         # One seed for all targets: each gets what a fit of its own would give it.
         seed = resolved_seed(self.random_state)
 
-        outcome = _Outcome(X, y, xp)
+        outcome = Targets(X, y, xp)
         progress = Progress(self, len(priors), inputs)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         for target, prior, start in zip(targets, priors, starts, strict=True):
@@ -347,14 +337,6 @@ class ChitaRegressor(
                 random_state=seed,
                 on_step=progress.on_step(partial(outcome.model, problem)),
             )
-            if not math.isfinite(solution.objective):
-                msg = (
-                    f"The objective is {solution.objective}: the squares of "
-                    "coef_prior, or of the coefficients, are too large for "
-                    "floating-point numbers. Scale X and y, for example with "
-                    "sklearn.preprocessing.StandardScaler, or coef_prior."
-                )
-                raise ValueError(msg)
             outcome.add(problem, solution)
             progress.end_target(outcome.model)
 
@@ -363,9 +345,7 @@ class ChitaRegressor(
         warn_of(statuses, partial(among_targets, len(statuses)), stacklevel=4)
         fitted = {**outcome.model(), **outcome.record(), "k_": k}
         progress.end(fitted)
-        # Only now: a fit that does not come this far leaves nothing behind.
-        for name, value in fitted.items():
-            setattr(self, name, value)
+        remember(self, fitted)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -455,118 +435,22 @@ class ChitaRegressor(
 
     def _validate_params(self) -> None:
         """Check the constructor's parameters; each error ends with a remedy."""
-        for name, value in self.get_params(deep=False).items():
-            try:
-                validate_parameter_constraints(
-                    self._parameter_constraints, {name: value}, type(self).__name__
-                )
-            except InvalidParameterError as error:
-                msg = f"{error} {self._remedies.get(name, '')}".rstrip()
-                raise InvalidParameterError(msg) from None
+        check_parameters(
+            self.get_params(deep=False),
+            self._parameter_constraints,
+            type(self).__name__,
+            self._remedies,
+        )
 
     def _validated(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[Any, Array, Array | None, Any]:
         """Bring the data to X's array library and device; raise if they are unfit."""
-        refuse_device_arrays(
-            type(self).__name__,
-            X=X,
-            y=y,
-            sample_weight=sample_weight,
-            coef_prior=self.coef_prior,
-        )
-        if scipy.sparse.issparse(y):
-            msg = "y is sparse; a dense array is needed. Pass y.toarray()."
-            raise TypeError(msg)
-        xp, _, device = get_namespace_and_device(X)
-        y, sample_weight = (follow(a, xp, device) for a in (y, sample_weight))
-        X, y = validate_data(
-            self,
+        return checked_data(
             X,
             y,
-            accept_sparse="csc",
-            dtype=float_dtypes(xp, device),
-            multi_output=True,
-            y_numeric=True,
+            sample_weight,
+            self.coef_prior,
+            caller=type(self).__name__,
+            check=partial(validate_data, self),
         )
-        # Neither y nor the weights are rounded to a float32 X: the core computes in
-        # float64, and only what it returns is of X's dtype.
-        return X, y, checked_weights(sample_weight, X, xp), xp
-
-    def _forget(self) -> None:
-        """Drop everything a previous fit has set."""
-        for name in [v for v in vars(self) if v.endswith("_") and v[0] != "_"]:
-            delattr(self, name)
-
-
-class _Outcome:
-    """What the targets solved so far amount to, in fitted attributes.
-
-    Coefficients are in X's dtype, and a leading axis of targets is there if y has one.
-    """
-
-    def __init__(self, X: Any, y: Array, xp: Any) -> None:
-        self.dtype, self.xp = X.dtype, xp
-        self.n_targets = None if y.ndim == 1 else int(y.shape[1])
-        self.solutions: list[Solution] = []
-        self._coefs: list[Array] = []
-        self._intercepts: list[float] = []
-        self._n = 1.0  # the solver counts in units of n F, the estimator in F
-
-    def add(self, problem: LeastSquares, solution: Solution) -> None:
-        """Append the solution for the next target."""
-        self.solutions.append(solution)
-        self._coefs.append(self.xp.astype(solution.coef, self.dtype, copy=False))
-        self._intercepts.append(problem.intercept(self._coefs[-1]))
-        self._n = problem.n
-
-    def model(
-        self, problem: LeastSquares | None = None, coef: Array | None = None
-    ) -> dict[str, Any]:
-        """`coef_` and `intercept_` as if the fit ended now.
-
-        With a problem and its coefficients so far, these are the next target's. Those
-        of targets not reached yet are zero.
-        """
-        xp = self.xp
-        coefs, intercepts = list(self._coefs), list(self._intercepts)
-        if problem is not None:
-            coefs.append(xp.astype(coef, self.dtype, copy=False))
-            intercepts.append(problem.intercept(coefs[-1]))
-        rest = (self.n_targets or 1) - len(coefs)
-        stacked = xp.stack(coefs + [xp.zeros_like(coefs[0])] * rest)
-        constants = xp.asarray(
-            intercepts + [0.0] * rest, dtype=self.dtype, device=stacked.device
-        )
-        if self.n_targets is None:
-            stacked, constants = stacked[0, :], constants[0]
-        return {"coef_": stacked, "intercept_": constants}
-
-    def record(self) -> dict[str, Any]:
-        """Supports and statistics, once all targets are solved."""
-        xp, n = self.xp, self._n
-        objectives = [s.objective / n for s in self.solutions]
-        # F is never negative: where it is 0, so is the bound, whoever has looked.
-        bounds = [s.lower_bound / n if s.objective else 0.0 for s in self.solutions]
-        pairs = list(zip(objectives, bounds, strict=True))
-        record: dict[str, list[Any]] = {
-            "support_": [xp.nonzero(coef != 0)[0] for coef in self._coefs],
-            "solver_history_": [s.history for s in self.solutions],
-            "n_iter_": [int(s.n_iter) for s in self.solutions],
-            "objective_": objectives,
-            "lower_bound_": bounds,
-            "gap_": [(f - bound) / f if f != bound else 0.0 for f, bound in pairs],
-        }
-        if self.n_targets is None:
-            return {name: values[0] for name, values in record.items()}
-        # Statistics that float32 would round are kept in the widest type there is.
-        device = self._coefs[0].device
-        wide = float_dtypes(xp, device)[0]
-        types = {name: wide for name in ("objective_", "lower_bound_", "gap_")}
-        types["n_iter_"] = xp.int64
-        return {
-            name: xp.asarray(values, dtype=types[name], device=device)
-            if name in types
-            else values
-            for name, values in record.items()
-        }

@@ -14,7 +14,7 @@ from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.utils.estimator_checks import _array_api_for_tests
 
-import chita_sklearn.sweep
+import chita_sklearn.core.path
 from chita_sklearn import ChitaRegressor, chita_path
 from chita_sklearn.core import Status
 
@@ -363,13 +363,13 @@ def test_dependent_columns_without_ridge_are_warned_of_by_their_k():
 def test_the_iteration_limit_is_warned_of_by_its_k(monkeypatch):
     from dataclasses import replace
 
-    solve = chita_sklearn.sweep.solve
+    solve = chita_sklearn.core.path.solve
 
     def limited(problem, pattern, **options):
         status = Status.MAX_ITER if pattern.size == 2 else Status.CONVERGED
         return replace(solve(problem, pattern, **options), status=status)
 
-    monkeypatch.setattr(chita_sklearn.sweep, "solve", limited)
+    monkeypatch.setattr(chita_sklearn.core.path, "solve", limited)
     X, y = make_data()
     with pytest.warns(
         ConvergenceWarning, match=r"limit was reached.*\(k = 2\)"

@@ -1,5 +1,6 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
+from .path import degrees_of_freedom, residual_sum_of_squares, solve_path
 from .patterns.matroids import Cardinality, NOfM, Pattern, PerBlock, WithFloor
 from .plans import SOLVERS
 from .problem.block_diagonal import BlockLeastSquares
@@ -18,5 +19,8 @@ __all__ = [
     "Solution",
     "Status",
     "WithFloor",
+    "degrees_of_freedom",
+    "residual_sum_of_squares",
     "solve",
+    "solve_path",
 ]

@@ -190,12 +190,13 @@ def _swap(
     tol: float,
     rng: np.random.Generator,
     on_step: OnStep | None,
+    bounds: bool,
 ) -> Solution:
     solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
     if solution.status is Status.STOPPED:
         return certify(problem, pattern, solution)
     status: Status = solution.status
-    if _provable(problem):
+    if bounds and _provable(problem):
         limit = min(max_iter, PROOF_STEPS // (2 if costly(problem) else 1))
         solution = dual(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
@@ -210,6 +211,8 @@ def _swap(
             on_step=on_step,
         )
         status = solution.status
+    if not bounds:
+        return solution
     if problem.mu > 0:
         solution = with_bound(solution, 0.0)
     elif _not_unique(problem, pattern, solution):
@@ -317,7 +320,7 @@ def _exact(
     on_step: OnStep | None,
     **options: Any,
 ) -> Solution:
-    options |= {"max_iter": max_iter, "tol": tol, "on_step": on_step}
+    options |= {"max_iter": max_iter, "tol": tol, "on_step": on_step, "bounds": True}
     solution = _swap(problem, pattern, solution, **options)
     if solution.gap <= tol or solution.status is Status.STOPPED:
         return solution

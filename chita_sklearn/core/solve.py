@@ -26,6 +26,7 @@ def solve(
     tol: float = 1e-3,
     random_state: int | np.random.Generator | None = None,
     on_step: OnStep | None = None,
+    bounds: bool = True,
 ) -> Solution:
     """Minimise n F(w) = 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2 over a pattern.
 
@@ -65,6 +66,10 @@ def solve(
         Seed of the restarts; the same seed gives the same answer.
     on_step : callable or None, default=None
         Called with the coefficients after each outer iteration; True stops.
+    bounds : bool, default=True
+        Whether plan "swap" looks for a lower bound. Without, the bound of a search by
+        swaps is nan, and nothing is said of dependent columns: for candidates that
+        only their predictions are wanted of.
 
     Returns
     -------
@@ -93,6 +98,7 @@ def solve(
         tol=tol,
         rng=np.random.default_rng(random_state),
         on_step=on_step,
+        bounds=bounds,
     )
     xp = problem.xp
     # A zero column fits nothing: its coefficient is what w_bar asks for.

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
-from ._compat import _check_sample_weight, follow, get_namespace_and_device
+from ._compat import (
+    InvalidParameterError,
+    Number,
+    StrOptions,
+    _check_sample_weight,
+    float_dtypes,
+    follow,
+    get_namespace_and_device,
+    refuse_device_arrays,
+    validate_parameter_constraints,
+)
+from .core import SOLVERS
 
 Array = Any  # the array API has no settled static type
+
+# What the estimators and `chita_path` take alike.
+CONSTRAINTS: dict[str, list[Any]] = {
+    "ridge": [Number(Real, 0, None, closed="left")],
+    "coef_prior": ["array-like", None],
+    "fit_intercept": ["boolean"],
+    "solver": [StrOptions(set(SOLVERS))],
+    "n_restarts": [Number(Integral, 0, None, closed="left")],
+    "max_iter": [Number(Integral, 1, None, closed="left")],
+    "tol": [Number(Real, 0, None, closed="left")],
+    "random_state": ["random_state"],
+}
 
 # What to do about a bad value, after scikit-learn has named parameter, range and value.
 REMEDIES = {
@@ -27,6 +52,56 @@ REMEDIES = {
     "warm_start": "Pass True or False.",
     "random_state": "Pass an int for the same answer at each call.",
 }
+
+
+def check_parameters(
+    given: dict[str, Any],
+    constraints: dict[str, list[Any]],
+    caller: str,
+    remedies: dict[str, str] = REMEDIES,
+) -> None:
+    """Raise where a parameter is out of range; each error ends with a remedy."""
+    for name, value in given.items():
+        try:
+            validate_parameter_constraints(constraints, {name: value}, caller)
+        except InvalidParameterError as error:
+            msg = f"{error} {remedies.get(name, '')}".rstrip()
+            raise InvalidParameterError(msg) from None
+
+
+def checked_data(
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    coef_prior: Any,
+    *,
+    caller: str,
+    check: Callable[..., tuple[Any, Array]],
+) -> tuple[Any, Array, Array | None, Any]:
+    """Bring the data to X's array library and device; raise if they are unfit.
+
+    `check` is scikit-learn's own: `check_X_y`, or `validate_data` of an estimator.
+    Returns X, y, the weights and the namespace.
+    """
+    refuse_device_arrays(
+        caller, X=X, y=y, sample_weight=sample_weight, coef_prior=coef_prior
+    )
+    if scipy.sparse.issparse(y):
+        msg = "y is sparse; a dense array is needed. Pass y.toarray()."
+        raise TypeError(msg)
+    xp, _, device = get_namespace_and_device(X)
+    y, sample_weight = (follow(a, xp, device) for a in (y, sample_weight))
+    X, y = check(
+        X,
+        y,
+        accept_sparse="csc",
+        dtype=float_dtypes(xp, device),
+        multi_output=True,
+        y_numeric=True,
+    )
+    # Neither y nor the weights are rounded to a float32 X: the core computes in
+    # float64, and only what it returns is of X's dtype.
+    return X, y, checked_weights(sample_weight, X, xp), xp
 
 
 def resolved_k(k: int | float | None, n_features: int) -> int:

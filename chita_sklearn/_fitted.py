@@ -1,0 +1,146 @@
+"""From solutions to fitted attributes: the one place where n F becomes F.
+
+The core counts in units of n F, the estimators in F. Attributes are collected here and
+set only when a fit has come to its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._compat import float_dtypes
+from .core import LeastSquares, Solution
+
+if TYPE_CHECKING:
+    from .path import ChitaPath
+
+Array = Any  # the array API has no settled static type
+
+
+class Values(NamedTuple):
+    """Objectives, lower bounds and gaps in units of F, float64, one per solution."""
+
+    objectives: np.ndarray
+    lower_bounds: np.ndarray
+    gaps: np.ndarray
+
+
+def values_of(solutions: Sequence[Solution], n: float) -> Values:
+    """Return objectives, bounds and gaps; raise if an objective is not finite."""
+    objectives = np.asarray([s.objective for s in solutions]) / n
+    largest = float(np.max(objectives))
+    if not math.isfinite(largest):
+        msg = (
+            f"The objective is {largest}: the squares of coef_prior, or of the "
+            "coefficients, are too large for floating-point numbers. Scale X and y, "
+            "for example with sklearn.preprocessing.StandardScaler, or coef_prior."
+        )
+        raise ValueError(msg)
+    # F is never negative: where it is 0, so is the bound, whoever has looked.
+    bounds = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions]) / n
+    gaps = np.zeros_like(objectives)
+    apart = objectives != bounds
+    gaps[apart] = (objectives[apart] - bounds[apart]) / objectives[apart]
+    return Values(objectives, bounds, gaps)
+
+
+def forget(estimator: Any) -> None:
+    """Drop every fitted attribute of a previous fit."""
+    for name in [v for v in vars(estimator) if v.endswith("_") and v[0] != "_"]:
+        delattr(estimator, name)
+
+
+def remember(estimator: Any, fitted: dict[str, Any]) -> None:
+    """Set fitted attributes, all of them; a fit does so when it can no longer fail."""
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+
+
+class Targets:
+    """The targets solved so far, as fitted attributes.
+
+    Coefficients are in X's dtype, and a leading axis of targets is there if y has one.
+    """
+
+    def __init__(self, X: Any, y: Array, xp: Any) -> None:
+        self.dtype, self.xp = X.dtype, xp
+        self.n_targets = None if y.ndim == 1 else int(y.shape[1])
+        self.solutions: list[Solution] = []
+        self._coefs: list[Array] = []
+        self._intercepts: list[float] = []
+        self._n = 1.0
+
+    def add(self, problem: LeastSquares, solution: Solution) -> None:
+        """Append the solution for the next target."""
+        values_of([solution], problem.n)
+        self.solutions.append(solution)
+        self._coefs.append(self.xp.astype(solution.coef, self.dtype, copy=False))
+        self._intercepts.append(problem.intercept(self._coefs[-1]))
+        self._n = problem.n
+
+    def model(
+        self, problem: LeastSquares | None = None, coef: Array | None = None
+    ) -> dict[str, Any]:
+        """`coef_` and `intercept_` as if the fit ended now.
+
+        With a problem and its coefficients so far, these are the next target's. Those
+        of targets not reached yet are zero.
+        """
+        xp = self.xp
+        coefs, intercepts = list(self._coefs), list(self._intercepts)
+        if problem is not None:
+            coefs.append(xp.astype(coef, self.dtype, copy=False))
+            intercepts.append(problem.intercept(coefs[-1]))
+        rest = (self.n_targets or 1) - len(coefs)
+        stacked = xp.stack(coefs + [xp.zeros_like(coefs[0])] * rest)
+        constants = xp.asarray(
+            intercepts + [0.0] * rest, dtype=self.dtype, device=stacked.device
+        )
+        if self.n_targets is None:
+            stacked, constants = stacked[0, :], constants[0]
+        return {"coef_": stacked, "intercept_": constants}
+
+    def record(self) -> dict[str, Any]:
+        """Supports and statistics, once all targets are solved."""
+        xp = self.xp
+        values = values_of(self.solutions, self._n)
+        record: dict[str, list[Any]] = {
+            "support_": [xp.nonzero(coef != 0)[0] for coef in self._coefs],
+            "solver_history_": [s.history for s in self.solutions],
+            "n_iter_": [int(s.n_iter) for s in self.solutions],
+            "objective_": values.objectives.tolist(),
+            "lower_bound_": values.lower_bounds.tolist(),
+            "gap_": values.gaps.tolist(),
+        }
+        if self.n_targets is None:
+            return {name: values[0] for name, values in record.items()}
+        # Statistics that float32 would round are kept in the widest type there is.
+        device = self._coefs[0].device
+        wide = float_dtypes(xp, device)[0]
+        types = {name: wide for name in ("objective_", "lower_bound_", "gap_")}
+        types["n_iter_"] = xp.int64
+        return {
+            name: xp.asarray(values, dtype=types[name], device=device)
+            if name in types
+            else values
+            for name, values in record.items()
+        }
+
+
+def model_of_path(path: ChitaPath, t: int) -> dict[str, Any]:
+    """Fitted attributes of a path's t-th model."""
+    return {
+        "path_": path,
+        "coef_": path.coefs[:, t],
+        "intercept_": path.intercepts[t],
+        "support_": path.supports[t],
+        "objective_": float(path.objectives[t]),
+        "lower_bound_": float(path.lower_bounds[t]),
+        "gap_": float(path.gaps[t]),
+        "n_iter_": int(path.n_iters[t]),
+        "solver_history_": path.histories[t],
+    }

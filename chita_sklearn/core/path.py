@@ -1,0 +1,224 @@
+"""`solve_path`: the best supports for many k, each helping its neighbours.
+
+Every k is solved on its own first. Then the supports travel along k: the one of k - 1
+plus the best coordinate, and the one of k + 1 less the cheapest, are improved by
+exchanges wherever that leads below what is known, up and down until nothing changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, indices, mask_of, to_host
+from .improvers.swaps import swaps
+from .patterns.matroids import Cardinality
+from .plans import choose, passes
+from .problem.least_squares import LeastSquares
+from .refit.backsolve import unsolved
+from .search.local_search import backward
+from .search.working_set import WorkingSet
+from .solution import Solution
+from .solve import solve
+
+BETTER = 1e-9  # share of the objective by which a neighbour's support must win
+ROUNDING = 1e-12  # of n F(0): what an objective that serves as a bound may be off by
+
+
+def solve_path(
+    problem: LeastSquares,
+    ks: Sequence[int],
+    *,
+    bounds: bool = True,
+    solver: str = "auto",
+    n_restarts: int = 10,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    random_state: int | None = None,
+) -> list[Solution]:
+    """Minimise n F(w) subject to ||w||_0 <= k, for each of `ks`.
+
+    Parameters
+    ----------
+    problem : LeastSquares
+        The quadratic.
+    ks : sequence of int
+        Numbers of coordinates, ascending and distinct.
+    bounds : bool, default=True
+        Whether plan "swap" spends time on lower bounds; without, they are nan.
+    solver : str, default="auto"
+        The plan for each k, as in `solve`.
+    n_restarts : int, default=10
+        As in `solve`.
+    max_iter : int, default=100
+        As in `solve`; also the rounds up and down along k at most.
+    tol : float, default=1e-3
+        As in `solve`.
+    random_state : int or None, default=None
+        Seed of the restarts, the same for every k.
+
+    Returns
+    -------
+    list of Solution
+        One for each k. No objective is above that of a single `solve` with the same
+        options by more than a share of `BETTER`, and none is above that of a smaller k.
+
+    Notes
+    -----
+    Costs a `solve` for each k, then a descent by swaps for each pair of neighbours and
+    round, as long as one of the two is new.
+    """
+    options = {
+        "solver": solver,
+        "n_restarts": n_restarts,
+        "max_iter": max_iter,
+        "tol": tol,
+        "random_state": random_state,
+        "bounds": bounds,
+    }
+    cost = sum(passes(problem, Cardinality(k)) for k in ks)
+    path = _Path(problem.reduced(cost), ks, options)
+    path.exchange(max_iter)
+    return path.implied()
+
+
+class _Path:
+    """The solutions for each k, as they better each other."""
+
+    def __init__(
+        self, problem: LeastSquares, ks: Sequence[int], options: dict[str, Any]
+    ) -> None:
+        self._problem, self._ks, self._options = problem, ks, options
+        self._patterns = [Cardinality(k) for k in ks]
+        self._by_swaps = [
+            choose(problem, pattern, options["solver"])[0] == "swap"
+            for pattern in self._patterns
+        ]
+        self._correlation = problem.correlation()
+        self._solutions = [self._alone(i) for i in range(len(ks))]
+        self._tried: dict[tuple[int, int], Solution] = {}
+
+    def _alone(self, i: int) -> Solution:
+        """Solve for the i-th k, as a single call of `solve` would."""
+        problem = self._problem
+        if self._by_swaps[i]:
+            # Without the Gram matrices that other k left behind: they save little
+            # time here, and their rounding could lead to another answer.
+            problem = copy.copy(problem)
+            problem.grams = []
+        return solve(problem, self._patterns[i], **self._options)
+
+    def exchange(self, limit: int) -> None:
+        """Go up and down along k until no neighbour helps any more."""
+        m = len(self._ks)
+        for _ in range(limit):
+            helped = [self._help(i, i - 1) for i in range(1, m)]
+            helped += [self._help(i, i + 1) for i in range(m - 2, -1, -1)]
+            if not any(helped):
+                break
+
+    def _help(self, i: int, j: int) -> bool:
+        """Improve the i-th solution from the j-th, where that is new and does."""
+        known, other = self._solutions[i], self._solutions[j]
+        if known.gap == 0 or self._tried.get((i, j)) is other:
+            return False
+        self._tried[i, j] = other
+        enough = known.objective * (1 - BETTER)
+        start = other.coef
+        if self._by_swaps[i]:
+            # Swaps alone are quick, and tell whether the rest of the plan is worth it.
+            swapped = self._swapped(i, other)
+            if not swapped.objective < enough:
+                return False
+            start = swapped.coef
+        options = {**self._options, "n_restarts": 0}
+        found = solve(self._problem, self._patterns[i], start=start, **options)
+        if not found.objective < enough:
+            return False
+        bound = _larger(found.lower_bound, known.lower_bound)
+        self._solutions[i] = replace(
+            found,
+            lower_bound=min(bound, found.objective),
+            n_iter=known.n_iter + found.n_iter,
+            history=(*known.history, f"from k = {self._ks[j]}", *found.history),
+        )
+        return True
+
+    def _swapped(self, i: int, other: Solution) -> Solution:
+        """Bring another k's support to this k: one in or out at a time, then swaps."""
+        problem, pattern, k = self._problem, self._patterns[i], self._ks[i]
+        S = to_host(indices(other.support))
+        if len(S) > k:
+            W = WorkingSet(problem, pattern, S, self._correlation)
+            S = S[backward(W, np.arange(len(S)), k)]
+        index = problem.xp.asarray(S, device=problem.device)
+        start = replace(unsolved(problem, mask_of(problem.p, index)), n_iter=0)
+        return swaps(problem, pattern, start, max_iter=self._options["max_iter"])
+
+    def implied(self) -> list[Solution]:
+        """Return the solutions with what they imply for each other.
+
+        A solution with fewer coordinates is one with more, and a bound for more is one
+        for fewer.
+        """
+        solutions = list(self._solutions)
+        for i in range(1, len(solutions)):
+            fewer, more = solutions[i - 1], solutions[i]
+            if fewer.objective < more.objective:
+                solutions[i] = replace(
+                    more,
+                    coef=fewer.coef,
+                    support=fewer.support,
+                    objective=fewer.objective,
+                    lower_bound=min(more.lower_bound, fewer.objective),
+                )
+        slack = self._slack()
+        for i in range(len(solutions) - 2, -1, -1):
+            fewer, more = solutions[i], solutions[i + 1]
+            if fewer.gap == 0 or not more.lower_bound > 0:
+                continue
+            passed = more.lower_bound
+            if more.gap == 0:  # then the bound is an objective, and as rounded as one
+                passed = max(passed - slack, 0.0)
+            bound = _larger(passed, fewer.lower_bound)
+            solutions[i] = replace(fewer, lower_bound=min(bound, fewer.objective))
+        return solutions
+
+    def _slack(self) -> float:
+        """What the objective of a solution may be off by."""
+        problem = self._problem
+        share = ROUNDING
+        if problem.dtype != problem.xp.float64:  # the coefficients are rounded to it
+            share = float(problem.xp.finfo(problem.dtype).eps)
+        zero = problem.zeros(problem.p)
+        return share * (0.5 * float(problem.b @ problem.b) + problem.penalty(zero))
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger of two bounds; one that is not known (nan) loses."""
+    return b if math.isnan(a) else a if math.isnan(b) else max(a, b)
+
+
+def residual_sum_of_squares(problem: LeastSquares, coef: Array) -> float:
+    """||b - A w||^2, or 0 where that is rounding. One pass over X."""
+    r = problem.residual(problem.xp.astype(coef, problem.xp.float64))
+    rss = float(r @ r)
+    rounding = 100 * float(problem.xp.finfo(problem.dtype).eps)
+    return rss if rss > rounding**2 * float(problem.b @ problem.b) else 0.0
+
+
+def degrees_of_freedom(problem: LeastSquares, S: Array) -> float:
+    """Trace of A_S (A_S'A_S + mu I)^-1 A_S', from the smaller Gram of A_S."""
+    if problem.mu == 0 or S.shape[0] == 0:
+        return float(S.shape[0])
+    xp, A = problem.xp, problem.columns(S)
+    if A.shape[0] < A.shape[1]:
+        A = xp.matrix_transpose(A)
+    eigenvalues = xp.linalg.eigvalsh(xp.matrix_transpose(A) @ A)
+    eigenvalues = xp.where(eigenvalues > 0, eigenvalues, xp.zeros_like(eigenvalues))
+    return float(xp.sum(eigenvalues / (eigenvalues + problem.mu)))
