@@ -5,6 +5,7 @@ One row of `PLANS` is one plan. `choose` picks the row for a problem of a given 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import comb
@@ -25,13 +26,13 @@ from .problem.base import Quadratic
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import backsolve
 from .refit.base import backsolver
+from .refit.minimum import settled, unique
 from .solution import Solution, Status
 
 SWAPS_UP_TO = 500  # non-zeros; beyond, the number of swaps and m s for each weigh in
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 EXACT_UP_TO, FEW_COLUMNS = 10**5, 1000  # where a proof is asked for: a second
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
-INEXACT = 1e-12  # share of n F(0) that an optimum may be off by
 LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 PASSES, PASSES_OF_PROOF = 30, 70  # over a tall A, beside one for each of k
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
@@ -150,7 +151,8 @@ def _all(
     problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
     mask = problem.space.best_mask(pattern, problem.zeros(problem.p))
-    return _proven(problem, pattern, backsolve(problem, _feasible(problem, mask)))
+    best = settled(problem, backsolve(problem, _feasible(problem, mask)), math.inf)
+    return _proven(problem, pattern, best)
 
 
 def _enumerate(
@@ -160,24 +162,12 @@ def _enumerate(
 
 
 def _proven(problem: Quadratic, pattern: Pattern, best: Solution) -> Solution:
-    """Mark as optimal a solution that no support can better."""
-    if problem.mu > 0:
-        # With a ridge that is lost in rounding the backsolve may not be exact: n F is
-        # above its minimum on the support by the gradient's square over 2 mu at most.
-        w, zero = best.coef, problem.zeros(problem.p)
-        shift = w if problem.prior is None else w - problem.prior
-        slope = problem.rmatvec(problem.residual(w)) - problem.mu * shift
-        slope = problem.xp.where(best.support, slope, zero)
-        missed = float(problem.space.dot(slope, slope)) / (2 * problem.mu)
-        if missed > INEXACT * float(problem.value(zero, problem.b)):
-            solver = backsolver(problem)
-            solver(best.support)
-            if solver.damping > 0:
-                return certify(problem, pattern, best)
-    best = replace(best, lower_bound=best.objective, status=Status.OPTIMAL)
-    if problem.mu == 0 and _not_unique(problem, pattern, best):
-        best = replace(best, status=Status.NOT_UNIQUE)
-    return best
+    """Say of a solution whose rivals are all known what that makes it."""
+    best = certify(problem, pattern, best) if best.gap != 0 else best
+    status = Status.OPTIMAL if best.gap == 0 else Status.CONVERGED
+    if problem.mu == 0 and not unique(problem, _room(problem, pattern, best)):
+        status = Status.NOT_UNIQUE
+    return replace(best, status=status)
 
 
 def _swap(
@@ -226,15 +216,20 @@ def _not_unique(problem: Quadratic, pattern: Pattern, solution: Solution) -> boo
     """Whether columns depend on each other that the pattern has room for together."""
     if solution.status is Status.NOT_UNIQUE:
         return True
-    xp, h = problem.xp, problem.column_norms()
-    score = xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h)
-    room = problem.space.best_mask(pattern, score)
-    room = room & (h > 0)
+    room = _room(problem, pattern, solution)
     if int(problem.space.count(room)) > problem.n_rows:
         return True
     solver = backsolver(problem)
     solver(room)
     return solver.damping > 0
+
+
+def _room(problem: Quadratic, pattern: Pattern, solution: Solution) -> Array:
+    """The columns in use and the longest others that the pattern has room for."""
+    xp, h = problem.xp, problem.column_norms()
+    score = xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h)
+    room = problem.space.best_mask(pattern, score)
+    return room & (h > 0)
 
 
 def _dual(

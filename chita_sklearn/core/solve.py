@@ -12,7 +12,8 @@ from .patterns.matroids import Pattern
 from .plans import PLANS, SOLVERS, OnStep, choose, passes
 from .problem.base import Quadratic
 from .refit.backsolve import backsolve
-from .solution import Solution
+from .refit.minimum import bounded, measured
+from .solution import Solution, Status
 
 
 def solve(
@@ -86,7 +87,9 @@ def solve(
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
-    part = problem if name == "all" else problem.reduced(passes(problem, pattern))
+    part = problem
+    if name not in ("all", "enumerate"):  # these read X once
+        part = problem.reduced(passes(problem, pattern))
     if part is not problem:
         why += f"; {problem.n_rows} rows reduced to {part.n_rows}"
     solution = PLANS[name].run(
@@ -107,14 +110,17 @@ def solve(
         idle = idle & (problem.prior == 0)
     coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
     coef = xp.astype(coef, problem.dtype, copy=False)
-    objective = problem.objective(coef)
-    # Float32 coefficients are not the minimiser itself: then the bound stays below.
-    proven = solution.objective == solution.lower_bound and problem.dtype == xp.float64
+    objective = measured(problem, coef)
+    bound = bounded(problem, objective, solution.lower_bound)
+    status = solution.status
+    if bound == objective and status in (Status.CONVERGED, Status.WITHIN_TOL):
+        status = Status.OPTIMAL
     return replace(
         solution,
         coef=coef,
         objective=objective,
-        lower_bound=objective if proven else min(solution.lower_bound, objective),
+        lower_bound=bound,
+        status=status,
         n_iter=max(solution.n_iter, 1),
         history=(why, *solution.history),
     )

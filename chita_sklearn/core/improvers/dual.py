@@ -38,6 +38,7 @@ from ..patterns.matroids import Pattern
 from ..problem.base import Quadratic
 from ..refit.backsolve import backsolve
 from ..refit.base import SupportSolver, backsolver
+from ..refit.minimum import bounded, minimum_on
 from ..solution import Solution, Status
 
 HALVINGS = 12  # of the interval in a line search
@@ -287,11 +288,15 @@ def _decide(
         xp.inf,
     )
     last = backsolve(problem, last)
-    if last.objective < best.objective:
+    known = minimum_on(problem, last.coef, last.support)
+    # All other supports are no better than the best so far.
+    bound = min(known.least, best.objective)
+    if known.objective < best.objective:
         best = replace(
-            best, coef=last.coef, support=last.support, objective=last.objective
+            best, coef=known.w, support=last.support, objective=known.objective
         )
-    return replace(best, lower_bound=best.objective)
+    bound = bounded(problem, best.objective, bound, best.lower_bound)
+    return replace(best, lower_bound=bound)
 
 
 def costly(problem: Quadratic) -> bool:

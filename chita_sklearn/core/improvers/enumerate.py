@@ -1,19 +1,44 @@
-"""Every support in turn: the optimum, proven, where there are few supports."""
+"""Every support in turn: the optimum, proven, where there are few supports.
+
+A support S explains E(S) = 1/2 g_S' H_SS^-1 g_S of n F(0), with H = A'A + mu I and
+g = A'b + mu w_bar: all of them are scored from one Gram matrix. For any v,
+
+    E(S) = 1/2 (g_S'v + r'v) + 1/2 r' H_SS^-1 r,    r = g_S - H_SS v,
+
+so that E is at least the first term, and above it by ||r||^2 / (2 lambda_min(H_SS)) at
+most. With what rounding may have made of H and g, that is an interval for every
+support. One that ends below another's beginning is out. The others are solved again
+from the columns of A themselves (`refit.minimum`), which says what their minimum is at
+least; those that there is no time for may explain as much as their interval allows.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import combinations, islice
+from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays import mask_of, to_host
+from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
+from ..refit.minimum import EPS, EXACT, bounded, settled
 from ..solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
 DAMPING = 1e-12  # of ||a_j||^2: lets dependent columns through the batch
-NEAR = 100  # supports that explain as much up to rounding: solved one by one
+REFITS = 1000  # supports that are solved again at most
+
+
+class _Scores(NamedTuple):
+    """How much of n F(0) some supports explain, rounding included."""
+
+    S: np.ndarray  # shape (m, k)
+    least: np.ndarray  # shape (m,)
+    most: np.ndarray  # shape (m,)
 
 
 def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
@@ -29,46 +54,120 @@ def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
     Returns
     -------
     Solution
-        The global minimiser; a support with fewer coordinates cannot be better.
+        The global minimiser; a support with fewer coordinates cannot be better. Its
+        bound equals its objective unless rounding may hide a better support: then it is
+        what that support may reach, or nan where that is not known.
 
     Notes
     -----
-    O(n p^2) for the Gram, then O(k^3) a support, in batches; those that tie for the
-    best up to rounding are solved again, each by itself.
+    O(n p^2) for the Gram, then O(k^3) a support, in batches; then O(n k^2) for each
+    support that the Gram does not tell from the best.
     """
-    xp, p = problem.xp, problem.p
-    A = problem.columns(xp.arange(p, device=problem.device))
-    H = to_host(xp.matrix_transpose(A) @ A)
-    # From the centred columns: X'b would round by the size of their means.
-    g = to_host(xp.matrix_transpose(A) @ problem.b)
-    if problem.prior is not None:
-        g = g + problem.mu * to_host(problem.prior)
-    H = H + problem.mu * np.eye(p)
-    # To a unit diagonal: the damping then weighs on every column alike.
-    scale = 1.0 / np.sqrt(np.where(H.diagonal() > 0, H.diagonal(), 1.0))
-    H = H * scale * scale[:, None] + DAMPING * np.eye(p)
-    g = scale * g
-    if not g.any():
+    problem = problem.original
+    score = _Score(problem)
+    if not score.g.any():
         k = 0  # w = 0 is optimal
-    least, tried = 0.0, [(np.zeros((1, 0), dtype=np.intp), np.zeros(1))]
-    supports = combinations(range(p), k)
-    while k and (chunk := list(islice(supports, max(CHUNK // k**2, 1)))):
-        S = np.asarray(chunk, dtype=np.intp)
-        w = np.linalg.solve(H[S[:, :, None], S[:, None, :]], g[S][:, :, None])[:, :, 0]
-        explained = np.sum(g[S] * w, axis=1)
-        least = max(least, float(np.max(explained)))
-        # At most what damping and rounding may have hidden.
-        most = explained + 2 * DAMPING * (np.sum(w**2, axis=1) + np.abs(explained))
-        keep = most >= least
-        tried.append((S[keep], most[keep]))
-    near = [S for supports, most in tried for S in supports[most >= least]]
-    return min(
-        (backsolve(problem, _on(problem, S)) for S in near[:NEAR]),
-        key=lambda solution: solution.objective,
+    known, tried = -math.inf, []
+    supports = combinations(range(problem.p), k)
+    while chunk := list(islice(supports, max(CHUNK // max(k, 1) ** 2, 1))):
+        scored = score(np.asarray(chunk, dtype=np.intp).reshape(len(chunk), k))
+        known = max(known, float(np.max(scored.least)))
+        keep = scored.most >= known
+        tried.append(_Scores(*(part[keep] for part in scored)))
+    S, least, most = (np.concatenate(parts) for parts in zip(*tried, strict=True))
+    order = np.argsort(-least, kind="stable")
+    order = order[most[order] >= known]
+    best, rivals = _refitted(problem, S[order[0]]), math.inf
+    for refits, i in enumerate(order[1:], start=1):
+        reach = score.at_zero * (1 - 8 * EPS) - most[i]
+        if refits < REFITS and reach < best.objective * (1 - EXACT):
+            found = _refitted(problem, S[i])
+            if found.objective < best.objective:
+                best, found = found, best
+            reach = found.lower_bound
+        rivals = min(rivals, -math.inf if math.isnan(reach) else reach)
+    return replace(
+        best, lower_bound=bounded(problem, best.objective, min(rivals, _or_less(best)))
     )
 
 
-def _on(problem: LeastSquares, S: np.ndarray) -> Solution:
-    """A support to solve on."""
+def _refitted(problem: LeastSquares, S: np.ndarray) -> Solution:
+    """Minimise on a support; with what its minimum is at least, or nan."""
     index = problem.xp.asarray(S, device=problem.device)
-    return unsolved(problem, mask_of(problem.p, index))
+    found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
+    return settled(problem, found, math.inf)
+
+
+def _or_less(solution: Solution) -> float:
+    """The bound of a solution; -inf where it is not known."""
+    bound = solution.lower_bound
+    return -math.inf if math.isnan(bound) else bound
+
+
+class _Score:
+    """The intervals of E(S), from one Gram matrix that is scaled to a unit diagonal.
+
+    In the scaled units an entry of H is off by `gamma` + q_i q_j at most: the sums of
+    products round, and a column may be off by a constant that is a rounding of its mean
+    (the constant's products with centred columns vanish, those with another's do not).
+    """
+
+    def __init__(self, problem: LeastSquares) -> None:
+        xp, p = problem.xp, problem.p
+        every = xp.arange(p, device=problem.device)
+        H = to_host(problem.select(every).gram()) + problem.mu * np.eye(p)
+        # From the centred columns: X'b would round by the size of their means.
+        g = to_host(Columns(problem, every).tdot(problem.b))
+        prior = np.zeros(p)
+        if problem.prior is not None:
+            prior = problem.mu * to_host(problem.prior)
+            g = g + prior
+        scale = 1.0 / np.sqrt(np.where(H.diagonal() > 0, H.diagonal(), 1.0))
+        self.g = g * scale
+        self._H = H * scale * scale[:, None] + DAMPING * np.eye(p)
+        self.at_zero = problem.at_zero
+        self._gamma = (problem.terms + p + 16) * EPS
+        raw = np.sqrt(to_host(problem.raw_norms()))
+        self._q = 2 * EPS * raw * scale
+        b = float(xp.linalg.vector_norm(problem.b))
+        self._off = self._gamma * b + self._q * EPS * b
+        self._off += 4 * EPS * np.abs(prior) * scale
+        self._ridge = problem.mu * scale**2
+
+    def __call__(self, S: np.ndarray) -> _Scores:
+        size = S.shape[1]
+        if size == 0:
+            zeros = np.zeros(len(S))
+            return _Scores(S, zeros, zeros)
+        H, g = self._H[S[:, :, None], S[:, None, :]], self.g[S]
+        try:
+            P = np.linalg.inv(H)
+        except np.linalg.LinAlgError:
+            return _Scores(S, np.full(len(S), -np.inf), np.full(len(S), np.inf))
+        v = _times(P, g)
+        r = g - _times(H, v)
+        lost = np.eye(size) - H @ P
+        # H v without the damping, and what rounding may have made of it.
+        r = r + DAMPING * v
+        length = np.sum(np.abs(v), axis=1)
+        along = np.sum(self._q[S] * np.abs(v), axis=1)
+        off = self._off[S] + self._gamma * length[:, None] + self._q[S] * along[:, None]
+        explained = 0.5 * (np.sum(g * v, axis=1) + np.sum(r * v, axis=1))
+        error = np.sum(self._off[S] * np.abs(v), axis=1)
+        error += 0.5 * (self._gamma * length**2 + along**2)
+        # The smallest eigenvalue, from how far P is from an inverse.
+        smallest = (1 - _norm(lost)) / _norm(P) - DAMPING
+        smallest -= size * self._gamma + np.sum(self._q[S] ** 2, axis=1)
+        smallest = np.maximum(smallest, np.min(self._ridge[S], axis=1))
+        left = np.sqrt(np.sum(r**2, axis=1)) + np.sqrt(np.sum(off**2, axis=1))
+        more = np.full(len(S), np.inf)
+        np.divide(0.5 * left**2, smallest, out=more, where=smallest > 0)
+        return _Scores(S, explained - error, explained + error + more)
+
+
+def _times(M: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (M @ v[:, :, None])[:, :, 0]
+
+
+def _norm(M: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(M**2, axis=(1, 2)))

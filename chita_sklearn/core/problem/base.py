@@ -111,6 +111,15 @@ class Quadratic(ABC):
         """Return the columns S (indices, ascending), where `has_grams`."""
         raise NotImplementedError(type(self).__name__)
 
+    @property
+    def parts(self) -> list[Any]:
+        """The least-squares problems, from the data as given, whose sum n F is.
+
+        Their coordinates are the problem's, one part after the other. Empty where there
+        are no rows.
+        """
+        return []
+
     def zeros(self, size: int) -> Array:
         """Float64 zeros where A lives."""
         return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)

@@ -63,6 +63,10 @@ class BlockLeastSquares(Quadratic):
         pairs = zip(self.problems, targets, strict=True)
         return BlockLeastSquares([q.with_target(t, ridge=ridge) for q, t in pairs])
 
+    @property
+    def parts(self) -> list[LeastSquares]:  # noqa: D102
+        return [problem.original for problem in self.problems]
+
     def _join(self, parts: Sequence[Array]) -> Array:
         return self.xp.concat(list(parts))
 

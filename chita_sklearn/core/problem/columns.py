@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,11 @@ class Columns(Selection):
         self._held: Array = None
         if step >= n:
             self._rows, self._held = [slice(None)], problem.columns(S)
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Some rows of A_S at a time, and which they are."""
+        for rows in self._rows:
+            yield rows, self._read(rows)
 
     def gram(self) -> Array:
         """A_S' A_S."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import scipy.sparse
 
-from ..arrays import Array, indices
+from ..arrays import Array
 from ..linalg import add_outer, mirror, triangular
 from .base import Quadratic
 from .columns import Columns
@@ -33,7 +33,6 @@ TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
 # Lengths of the longest column of A and of b between which the squares of their
 # products, which gains are, are neither rounded to zero nor too large for a float.
 SHORTEST, LONGEST = 1e-70, 1e70
-NEGLIGIBLE = 1e-14  # share of ||b|| that rounding may cost a residual
 FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
 
 
@@ -109,7 +108,9 @@ class LeastSquares(Quadratic):
         self.mu = self.n * float(ridge)
 
         self.terms = self.n_rows
-        self._m = self._y_bar = None
+        self._whole: LeastSquares | None = None
+        self._m: Array | None = None
+        self._y_bar: float | None = None
         self._norms: Array | None = None
         self._raw: Array | None = None
         if fit_intercept:
@@ -119,13 +120,12 @@ class LeastSquares(Quadratic):
             # A long sum rounds: correct the mean by what it leaves, and the norms.
             self._m = self._m + drift / self.n
             h = squares - drift**2 / self.n
-            # A constant column leaves the rounding of its mean: no column.
+            # A constant column leaves the rounding of its mean: no column. (And h may
+            # round to less than zero.)
             rounding = self.n * (4 * float(xp.finfo(h.dtype).eps) * self._m) ** 2
-            self._norms = xp.where(h > rounding, h, xp.zeros_like(h))
+            self._norms = h = xp.where(h > rounding, h, xp.zeros_like(h))
             self._check_columns(h)
-            self._y_bar = float(xp.sum(share * y)) / self.n
-            y = y - self._y_bar
-        self.b = self._checked(self._weigh(y))
+        self._take_target(y)
         # Grams that a Backsolver left for the next one, and the triangular factor of
         # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
@@ -140,22 +140,44 @@ class LeastSquares(Quadratic):
         self.column_norms()
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
-        if y is not None:
-            y = self.xp.astype(y, self.xp.float64)
-            if self._m is not None:
-                share = self._s if self._s is not None else self.xp.ones_like(y)
-                other._y_bar = float(self.xp.sum(share * y)) / self.n
-                y = y - other._y_bar
-            other.b, other._factor = self._checked(self._weigh(y)), []
+        if self._whole is not None:
+            # What a triangular factor has made of b cannot be made of another target.
+            if y is not None:
+                return self._whole.with_target(y, ridge=ridge)
+            other._whole = self._whole.with_target(ridge=ridge)
+        elif y is not None:
+            other._take_target(self.xp.astype(y, self.xp.float64))
+            other._factor = []
         return other
+
+    def _take_target(self, y: Array) -> None:
+        """Set b and, with an intercept, the mean of y."""
+        xp, self._y = self.xp, y
+        if self._m is not None:
+            live = xp.ones_like(y) if self._s is None else self._s
+            self._y_bar = float(xp.sum(live * y)) / self.n
+            centred = y - self._y_bar
+            # The mean of numbers far from zero is rounded by more than they may differ:
+            # what it leaves is centred once more.
+            left = float(xp.sum(live * centred)) / self.n
+            self._y_bar += left
+            y = centred - left
+            counted = self._y[live > 0]
+            if bool(xp.all(counted == counted[0])):
+                y = xp.zeros_like(y)  # a constant, whatever is left of it
+        self.b = self._checked(self._weigh(y))
 
     def reduced(self, passes: float) -> LeastSquares:
         """Return the problem of p + 1 rows with the same n F, or this one.
 
         [A, b] = Q R with orthonormal columns in Q, so that b - A w is as long as what
         R makes of w, whatever w is. R is formed once for all ridges, by blocks of rows,
-        where `passes` over X cost more: of a tall X, and none too wide.
+        where `passes` over X cost more: of a tall X, and none too wide. A problem that
+        is reduced already is returned as it is: its allowance for rounding, `terms`,
+        is that of the rows it came from.
         """
+        if self._whole is not None:
+            return self
         xp, size, data = self.xp, self.p + 1, self._data
         if not self._factor:
             cost = TO_FACTOR + self.p / COLUMNS_A_PASS
@@ -174,6 +196,7 @@ class LeastSquares(Quadratic):
         other.terms = 2 * self.n_rows * size
         other._raw = (xp.sqrt(h) + 4 * xp.sqrt(raw) / other.terms) ** 2
         other._m = other._y_bar = other._s = other._d = None
+        other._whole = self
         return other
 
     def _triangular(self) -> Array:
@@ -285,6 +308,41 @@ class LeastSquares(Quadratic):
         """A_S, within a budget of memory."""
         return Columns(self, S)
 
+    def given(
+        self, S: Array, rows: slice = slice(None)
+    ) -> tuple[Array, Array, Array | None]:
+        """X[rows, S], y[rows] and the weights of the rows, in float64, not centred."""
+        X = self.xp.astype(self._data.take(S, rows), self.xp.float64, copy=False)
+        return X, self._y[rows], None if self._s is None else self._s[rows]
+
+    @property
+    def original(self) -> LeastSquares:
+        """The problem itself or, of one that `reduced` has returned, the one it is of.
+
+        What is said of a solution in the end is computed from the data as given.
+        """
+        return self if self._whole is None else self._whole
+
+    @property
+    def parts(self) -> list[LeastSquares]:  # noqa: D102
+        return [self.original]
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether n F is minimised over a constant too, by centring."""
+        return self._m is not None
+
+    def root_weights(self, rows: slice = slice(None)) -> Array:
+        """The square roots of the weights of some rows."""
+        return self.xp.ones_like(self.b[rows]) if self._d is None else self._d[rows]
+
+    def target_length(self) -> float:
+        """The length of y, weighted but not centred: what its rounding scales with."""
+        squared = float(self.b @ self.b)
+        if self._y_bar is not None:
+            squared += self.n * self._y_bar**2
+        return math.sqrt(squared)
+
     def outer_gram(
         self,
         S: Array,
@@ -332,6 +390,7 @@ class LeastSquares(Quadratic):
             return None if x is None else self.xp.take(x, S)
 
         part = copy.copy(self)
+        part._whole = None
         part._data = Dense(self._data.take(S))
         part.p = S.shape[0]
         part.prior, part._m, part._norms, part._raw = map(
@@ -342,29 +401,15 @@ class LeastSquares(Quadratic):
 
     def thinned(self, step: int) -> LeastSquares:  # noqa: D102
         other = copy.copy(self)
+        other._whole = None
         other._data = self._data.part(slice(None, None, step))
+        other._y = self._y[::step]
         other.n_rows, other.b = int(other._data.shape[0]), self.b[::step]
         if self._s is not None and self._d is not None:
             other._s, other._d = self._s[::step], self._d[::step]
         other.mu, other.n = self.mu / step, self.n / step
         other._norms, other.grams, other._factor = None, [], []
         return other
-
-    def objective(self, w: Array) -> float:
-        """n F(w), to float64 even where the means of columns dwarf their spread.
-
-        The residual is b - (X w - m w). Where that difference would round, the columns
-        are centred first, which takes a copy of those that are used.
-        """
-        xp = self.xp
-        w = xp.astype(w, xp.float64, copy=False)
-        rounding = float(self.space.dot(xp.sqrt(self.raw_norms()), xp.abs(w)))
-        rounding *= float(xp.finfo(xp.float64).eps)
-        if rounding <= NEGLIGIBLE * float(xp.linalg.vector_norm(self.b)):
-            return super().objective(w)
-        S = indices(w != 0)
-        r = self.b - Columns(self, S).dot(xp.take(w, S))
-        return 0.5 * float(r @ r) + self.penalty(w)
 
     def raw_norms(self) -> Array:
         """Squared column norms before centring: what rounding errors scale with."""
