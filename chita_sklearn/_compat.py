@@ -1,24 +1,27 @@
-"""scikit-learn's private names, and the little that is built on them: only here.
+"""scikit-learn's private names, and what releases differ in: only here.
 
 A scikit-learn release may rename anything imported below; then this file changes and
-no other. What scikit-learn documents as public is imported where it is used.
+no other. What scikit-learn documents as public, since 1.6, is imported where it is
+used. Callbacks are there from 1.9 on: before, a fit reports to nobody.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import numbers
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
 from sklearn.utils._array_api import (
+    _convert_to_numpy,
     _is_numpy_namespace,
     _max_precision_float_dtype,
-    check_same_namespace,
     get_namespace,
     get_namespace_and_device,
-    move_to,
 )
 from sklearn.utils._param_validation import (
     Interval,
@@ -29,17 +32,81 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.metadata_routing import _raise_for_params, _routing_enabled
 from sklearn.utils.validation import _check_method_params, _check_sample_weight
 
+if TYPE_CHECKING:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.utils._array_api import check_same_namespace, move_to
+else:
+    try:
+        from sklearn.callback import CallbackSupportMixin, with_callbacks
+    except ImportError:  # before scikit-learn 1.9
+
+        class CallbackSupportMixin:
+            """A fit without callbacks."""
+
+            def _init_callback_context(self, **_):
+                return _NoTask()
+
+        class _NoTask:
+            """A task that reports to nobody and is never asked to stop."""
+
+            def subcontext(self, **_):
+                return self
+
+            def call_on_fit_task_begin(self, **_):
+                return None
+
+            def call_on_fit_task_end(self, **_):
+                return False
+
+        def with_callbacks(fit):
+            """Wrap a fit, so that warnings find their caller as many frames up."""
+
+            @functools.wraps(fit)
+            def wrapped(*args, **kwargs):
+                return fit(*args, **kwargs)
+
+            return wrapped
+
+    try:
+        from sklearn.utils._array_api import check_same_namespace, move_to
+    except ImportError:  # before scikit-learn 1.8 or 1.9
+
+        def move_to(array, *, xp, device):
+            """Move one array to another namespace and device, through the host."""
+            own, _, where = get_namespace_and_device(array)
+            if own == xp and where == device:
+                return array
+            host = _convert_to_numpy(array, own)
+            return host if _is_numpy_namespace(xp) else xp.asarray(host, device=device)
+
+        def check_same_namespace(X, estimator, *, attribute, method):
+            """Raise where X is not of the array library and device of the fit."""
+            if not get_config()["array_api_dispatch"]:
+                return
+            fitted, _, at = get_namespace_and_device(getattr(estimator, attribute))
+            given, _, here = get_namespace_and_device(X)
+            both_numpy = _is_numpy_namespace(fitted) and _is_numpy_namespace(given)
+            if not both_numpy and (fitted != given or at != here):
+                text = (
+                    f"Inputs passed to {type(estimator).__name__}.{method}() must use "
+                    "the same namespace and the same device as those passed to fit(): "
+                    f"{fitted.__name__} on {at}, and not {given.__name__} on {here}."
+                )
+                raise ValueError(text)
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "Interval",
     "InvalidParameterError",
     "Number",
     "StrOptions",
     "_check_method_params",
-    "_check_sample_weight",
     "_fit_context",
     "_raise_for_params",
     "_routing_enabled",
     "check_same_namespace",
+    "check_weights",
     "float_dtypes",
     "follow",
     "get_namespace",
@@ -48,6 +115,7 @@ __all__ = [
     "on_host",
     "refuse_device_arrays",
     "validate_parameter_constraints",
+    "with_callbacks",
 ]
 
 # Device types of the DLPack protocol whose memory the host can read.
@@ -60,6 +128,14 @@ class Number(Interval):
     def is_satisfied_by(self, val: Any) -> bool:
         """Whether `val` is a number of the interval, and not a bool."""
         return not isinstance(val, bool) and super().is_satisfied_by(val)
+
+
+# Weights that are all zero have an error of their own, with a remedy.
+_ZEROS = "allow_all_zero_weights"
+_options = {_ZEROS: True}
+if _ZEROS not in inspect.signature(_check_sample_weight).parameters:
+    _options = {}  # before scikit-learn 1.8: they are let through
+check_weights: Callable[..., Any] = functools.partial(_check_sample_weight, **_options)
 
 
 def float_dtypes(xp: Any, device: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from ._compat import (
     InvalidParameterError,
     Number,
     StrOptions,
-    _check_sample_weight,
+    check_weights,
     float_dtypes,
     follow,
     get_namespace_and_device,
@@ -159,7 +159,7 @@ def checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
     """Sample weights: finite, non-negative, not all zero; None stays."""
     if sample_weight is None:
         return None
-    sample_weight = _check_sample_weight(sample_weight, X, allow_all_zero_weights=True)
+    sample_weight = check_weights(sample_weight, X)
     least, largest = float(xp.min(sample_weight)), float(xp.max(sample_weight))
     if least < 0:
         msg = (

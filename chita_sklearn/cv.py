@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from sklearn.callback import with_callbacks
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, column_or_1d
@@ -31,6 +30,7 @@ from ._compat import (
     _raise_for_params,
     _routing_enabled,
     float_dtypes,
+    with_callbacks,
 )
 from ._fitted import forget, model_of_path, remember
 from ._reporting import at_k, warn_of

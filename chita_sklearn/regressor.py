@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
-from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
+    CallbackSupportMixin,
     Number,
     _fit_context,
     check_same_namespace,
@@ -25,6 +25,7 @@ from ._compat import (
     get_namespace_and_device,
     on_host,
     refuse_device_arrays,
+    with_callbacks,
 )
 from ._fitted import Targets, forget, remember
 from ._reporting import Progress, among_targets, warn_of
@@ -316,15 +317,21 @@ class ChitaRegressor(
         outcome = Targets(X, y, xp)
         progress = Progress(self, len(priors), inputs)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
-        for target, prior, start in zip(targets, priors, starts, strict=True):
-            problem = LeastSquares(
-                X,
-                target,
-                ridge=float(self.ridge),
-                prior=prior,
-                sample_weight=sample_weight,
-                fit_intercept=bool(self.fit_intercept),
-            )
+        ridge = float(self.ridge)
+        first = LeastSquares(
+            X,
+            targets[0],
+            ridge=ridge,
+            prior=priors[0],
+            sample_weight=sample_weight,
+            fit_intercept=bool(self.fit_intercept),
+        )
+        for t, (target, prior, start) in enumerate(
+            zip(targets, priors, starts, strict=True)
+        ):
+            problem = first
+            if t:  # what depends on X alone is computed once
+                problem = first.with_target(target, ridge=ridge, prior=prior)
             progress.begin_target()
             solution = solve(
                 problem,

@@ -28,6 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 import chita_sklearn.regressor
 from chita_sklearn import ChitaRegressor
 from chita_sklearn.core import Status, solve
+from chita_sklearn.core.problem.design import Dense
 
 TRUTH = {3: 2.0, 7: -1.5, 12: 1.0}
 
@@ -939,3 +940,22 @@ def test_the_history_tells_what_restarts_gained():
         re.match(r"restarts: \d+, of which \d+ found a better support", line)
         for line in history
     )
+
+
+@pytest.mark.parametrize("prior", [None, "one", "each"])
+def test_what_depends_on_x_alone_is_computed_once_for_all_targets(monkeypatch, prior):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((60, 20)) + 3.0, rng.standard_normal((60, 4))
+    priors = {"one": rng.standard_normal(20), "each": rng.standard_normal((4, 20))}
+    passes, spread = [], Dense.spread
+    monkeypatch.setattr(
+        Dense, "spread", lambda *args: passes.append(1) or spread(*args)
+    )
+    options = {"k": 4, "ridge": 0.1, "random_state": 0}
+    model = ChitaRegressor(coef_prior=priors.get(prior), **options).fit(X, Y)
+    assert len(passes) == 1
+    for t in range(4):
+        own = priors[prior][t] if prior == "each" else priors.get(prior)
+        alone = ChitaRegressor(coef_prior=own, **options).fit(X, Y[:, t])
+        np.testing.assert_allclose(model.coef_[t], alone.coef_, atol=1e-12)
+        assert model.intercept_[t] == pytest.approx(alone.intercept_, rel=1e-12)

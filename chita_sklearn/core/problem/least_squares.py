@@ -131,20 +131,25 @@ class LeastSquares(Quadratic):
         self.grams: list[Any] = []
         self._factor: list[Array] = []
 
-    def with_target(self, y: Array | None = None, *, ridge: float) -> LeastSquares:
-        """Return the problem of the same X with another ridge and, if given, target.
+    def with_target(
+        self, y: Array | None = None, *, ridge: float, prior: Array | None = None
+    ) -> LeastSquares:
+        """Return the problem of the same X with another ridge.
 
-        Shares X, the column norms and the Grams kept with this one: solving for many
-        ridges costs little more than solving for one.
+        And with another target and another prior, where they are given. Shares X, the
+        column norms and the Grams kept with this one: solving for many ridges costs
+        little more than solving for one.
         """
         self.column_norms()
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
+        if prior is not None:
+            other.prior = self.xp.astype(prior, self.xp.float64)
         if self._whole is not None:
             # What a triangular factor has made of b cannot be made of another target.
             if y is not None:
-                return self._whole.with_target(y, ridge=ridge)
-            other._whole = self._whole.with_target(ridge=ridge)
+                return self._whole.with_target(y, ridge=ridge, prior=prior)
+            other._whole = self._whole.with_target(ridge=ridge, prior=prior)
         elif y is not None:
             other._take_target(self.xp.astype(y, self.xp.float64))
             other._factor = []
