@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
+from sklearn.utils import _array_api
 from sklearn.utils._array_api import (
     _convert_to_numpy,
     _is_numpy_namespace,
@@ -95,7 +96,12 @@ else:
                 raise ValueError(text)
 
 
+# Whether scikit-learn dispatches all that an estimator needs: its own helpers, above,
+# and the validation of weights. Before 1.9 it does so for some libraries only.
+HAS_ARRAY_API = hasattr(_array_api, "check_same_namespace")
+
 __all__ = [
+    "HAS_ARRAY_API",
     "CallbackSupportMixin",
     "Interval",
     "InvalidParameterError",

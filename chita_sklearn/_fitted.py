@@ -78,9 +78,15 @@ class Targets:
         """Append the solution for the next target."""
         values_of([solution], problem.n)
         self.solutions.append(solution)
-        self._coefs.append(self.xp.astype(solution.coef, self.dtype, copy=False))
-        self._intercepts.append(problem.intercept(self._coefs[-1]))
+        coef, intercept = self._in_units_of_x(problem, solution.coef)
+        self._coefs.append(coef)
+        self._intercepts.append(intercept)
         self._n = problem.n
+
+    def _in_units_of_x(self, problem: LeastSquares, w: Array) -> tuple[Array, float]:
+        """Coefficients of the columns of X, in its type, and the intercept."""
+        coef = self.xp.astype(problem.as_given(w), self.dtype, copy=False)
+        return coef, problem.intercept(problem.as_scaled(coef))
 
     def model(
         self, problem: LeastSquares | None = None, coef: Array | None = None
@@ -93,8 +99,9 @@ class Targets:
         xp = self.xp
         coefs, intercepts = list(self._coefs), list(self._intercepts)
         if problem is not None:
-            coefs.append(xp.astype(coef, self.dtype, copy=False))
-            intercepts.append(problem.intercept(coefs[-1]))
+            coef, intercept = self._in_units_of_x(problem, coef)
+            coefs.append(coef)
+            intercepts.append(intercept)
         rest = (self.n_targets or 1) - len(coefs)
         stacked = xp.stack(coefs + [xp.zeros_like(coefs[0])] * rest)
         constants = xp.asarray(

@@ -72,8 +72,8 @@ class ChitaRegressorCV(ChitaRegressor):
 
     ridges : float or array-like of float, default=(1e-3, 1e-2, 1e-1, 1.0)
         Weights of the ridge term to choose from, each at least 0. The loss is a mean
-        over the samples, so the grid does not depend on how many there are; the columns
-        of X should have comparable scales.
+        over the samples and, with `standardize`, the ridge acts on columns of unit
+        variance, so the grid depends neither on how many there are nor on units.
 
     criterion : {"cv", "aic", "bic", "ebic"}, default="cv"
         What to choose by.
@@ -107,6 +107,10 @@ class ChitaRegressorCV(ChitaRegressor):
 
     fit_intercept : bool, default=True
         Whether to fit the intercept.
+
+    standardize : bool, default=True
+        Whether the ridge acts on the coefficients of columns of unit variance; see
+        :class:`ChitaRegressor`.
 
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
@@ -273,6 +277,7 @@ class ChitaRegressorCV(ChitaRegressor):
         selection: str = "best",
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
+        standardize: bool = True,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -288,6 +293,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.selection = selection
         self.coef_prior = coef_prior
         self.fit_intercept = fit_intercept
+        self.standardize = standardize
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -358,7 +364,10 @@ class ChitaRegressorCV(ChitaRegressor):
         ks = resolved_ks(self.ks, int(X.shape[1]))
         ridges = resolved_ridges(self.ridges)
         build = partial(
-            LeastSquares, prior=prior, fit_intercept=bool(self.fit_intercept)
+            LeastSquares,
+            prior=prior,
+            fit_intercept=bool(self.fit_intercept),
+            standardize=bool(self.standardize),
         )
         search = partial(
             path_of,

@@ -148,6 +148,7 @@ def chita_path(
     ridge: float = 1e-4,
     coef_prior: Any = None,
     fit_intercept: bool = True,
+    standardize: bool = True,
     sample_weight: Any = None,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -162,7 +163,7 @@ def chita_path(
     .. math::
 
         F(w, c) = \frac{1}{2 \sum_i s_i} \sum_i s_i (y_i - x_i w - c)^2
-        + \frac{\mathrm{ridge}}{2} \|w - \mathrm{coef\_prior}\|_2^2
+        + \frac{\mathrm{ridge}}{2} \sum_j \sigma_j^2 (w_j - \mathrm{coef\_prior}_j)^2
         \quad \text{subject to} \quad \|w\|_0 \le k
 
     as :class:`ChitaRegressor` does for one. The solutions of neighbouring k start
@@ -190,6 +191,10 @@ def chita_path(
 
     fit_intercept : bool, default=True
         Whether to fit the intercept, which is not penalised.
+
+    standardize : bool, default=True
+        Whether the ridge acts on the coefficients of columns of unit variance; see
+        :class:`ChitaRegressor`.
 
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
@@ -263,6 +268,7 @@ def chita_path(
         "ridge": ridge,
         "coef_prior": coef_prior,
         "fit_intercept": fit_intercept,
+        "standardize": standardize,
         "solver": solver,
         "n_restarts": n_restarts,
         "max_iter": max_iter,
@@ -287,6 +293,7 @@ def chita_path(
         prior=prior,
         sample_weight=sample_weight,
         fit_intercept=bool(fit_intercept),
+        standardize=bool(standardize),
     )
     path = path_of(
         problem,
@@ -318,10 +325,14 @@ def path_of(
     solutions = solve_path(problem, ks, bounds=bounds, random_state=seed, **effort)
     values = values_of(solutions, problem.n)
     xp = problem.xp
-    coefs = [xp.astype(s.coef, problem.dtype, copy=False) for s in solutions]
+    coefs = [
+        xp.astype(problem.as_given(s.coef), problem.dtype, copy=False)
+        for s in solutions
+    ]
+    scaled = [problem.as_scaled(coef) for coef in coefs]
     supports = tuple(indices(coef != 0) for coef in coefs)
     stacked = xp.stack(coefs, axis=1)
-    constants = [problem.intercept(coef) for coef in coefs]
+    constants = [problem.intercept(w) for w in scaled]
     return ChitaPath(
         ks=np.asarray(ks, dtype=np.int64),
         ridge=ridge,
@@ -331,7 +342,7 @@ def path_of(
         objectives=values.objectives,
         lower_bounds=values.lower_bounds,
         gaps=values.gaps,
-        rss=np.asarray([residual_sum_of_squares(problem, coef) for coef in coefs]),
+        rss=np.asarray([residual_sum_of_squares(problem, w) for w in scaled]),
         degrees_of_freedom=np.asarray(
             [degrees_of_freedom(problem, S) for S in supports]
         ),

@@ -17,6 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
+    HAS_ARRAY_API,
     CallbackSupportMixin,
     Number,
     _fit_context,
@@ -56,13 +57,15 @@ class ChitaRegressor(
     .. math::
 
         F(w, c) = \frac{1}{2 \sum_i s_i} \sum_i s_i (y_i - x_i w - c)^2
-        + \frac{\mathrm{ridge}}{2} \|w - \mathrm{coef\_prior}\|_2^2
+        + \frac{\mathrm{ridge}}{2} \sum_j \sigma_j^2 (w_j - \mathrm{coef\_prior}_j)^2
         \quad \text{subject to} \quad \|w\|_0 \le k
 
-    where :math:`s_i` are the sample weights (1 by default). The loss is a *mean* over
-    the samples, so the meaning of `ridge` does not depend on how many there are; it
-    corresponds to ``alpha = ridge * n_samples`` of
-    :class:`~sklearn.linear_model.Ridge`. The intercept is never penalised.
+    where :math:`s_i` are the sample weights (1 by default) and :math:`\sigma_j` is the
+    standard deviation of column j, or 1 with ``standardize=False``. The loss is a
+    *mean* over the samples, so the meaning of `ridge` does not depend on how many there
+    are; it corresponds to ``alpha = ridge * n_samples`` of
+    :class:`~sklearn.linear_model.Ridge` on standardised columns. The intercept is never
+    penalised.
 
     All k coefficients are non-zero wherever the data give them a reason to be. With k
     chosen, nothing shrinks the coefficients but `ridge`: at ``ridge=0`` they are those
@@ -78,8 +81,8 @@ class ChitaRegressor(
 
     ridge : float, default=1e-4
         Weight of the ridge term, at least 0. A small positive value makes the answer
-        unique and keeps it finite on duplicated columns. The penalty acts on the
-        coefficients as they are: scale the columns of X to compare them fairly.
+        unique and keeps it finite on duplicated columns. It is in the units of columns
+        of unit variance, see `standardize`.
 
     coef_prior : array-like of shape ([n_targets,] n_features) or None, default=None
         Centre of the ridge term: the coefficients that the data have to argue
@@ -88,6 +91,14 @@ class ChitaRegressor(
     fit_intercept : bool, default=True
         Whether to fit the intercept. X and y are centred implicitly: X is neither
         copied nor written to, and a sparse X stays sparse.
+
+    standardize : bool, default=True
+        Whether the ridge acts on the coefficients of columns of unit variance:
+        :math:`\sigma_j` is the weighted standard deviation of column j (its root mean
+        square without an intercept). The chosen features, the predictions and the gap
+        then do not depend on the units of the columns. False lets the ridge act on the
+        coefficients as they are: :math:`\sigma_j = 1`. Either way X is neither copied
+        nor written to, and coefficients and `coef_prior` are in the units of X.
 
     solver : {"auto", "swap", "dual", "iht", "dense", "exact"}, default="auto"
         How to search for the support.
@@ -180,7 +191,8 @@ class ChitaRegressor(
     Gram matrices of the columns worked on, each of about a sixteenth of X, 8 MB or
     k x k, whichever is largest, and of a tall X its triangular factor, at most 1/32.
 
-    **Array libraries.** Under ``sklearn.config_context(array_api_dispatch=True)`` (and
+    **Array libraries.** With scikit-learn 1.9 or later, under
+    ``sklearn.config_context(array_api_dispatch=True)`` (and
     the environment variable ``SCIPY_ARRAY_API=1``, set before scikit-learn is
     imported) the fit runs where X is, on NumPy, CuPy or torch, and the attributes are
     arrays of that library; y, sample_weight and coef_prior are moved to X. Without
@@ -240,6 +252,7 @@ class ChitaRegressor(
         *,
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
+        standardize: bool = True,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -251,6 +264,7 @@ class ChitaRegressor(
         self.ridge = ridge
         self.coef_prior = coef_prior
         self.fit_intercept = fit_intercept
+        self.standardize = standardize
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -325,6 +339,7 @@ class ChitaRegressor(
             prior=priors[0],
             sample_weight=sample_weight,
             fit_intercept=bool(self.fit_intercept),
+            standardize=bool(self.standardize),
         )
         for t, (target, prior, start) in enumerate(
             zip(targets, priors, starts, strict=True)
@@ -337,7 +352,7 @@ class ChitaRegressor(
                 problem,
                 Cardinality(k),
                 solver=self.solver,
-                start=start,
+                start=None if start is None else problem.as_scaled(start),
                 n_restarts=int(self.n_restarts),
                 max_iter=int(self.max_iter),
                 tol=float(self.tol),
@@ -433,7 +448,7 @@ class ChitaRegressor(
         """Declare sparse input and array API support."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.array_api_support = True
+        tags.array_api_support = HAS_ARRAY_API
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -190,3 +190,44 @@ class Sparse:
         absent = weights.sum() - stored.T @ weights
         squares = values.T @ weights + np.maximum(absent, 0.0) * m**2
         return squares, np.zeros_like(m)
+
+
+class Scaled:
+    """Products with X diag(scale), of which nothing is formed but what is asked for."""
+
+    def __init__(self, data: Dense | Sparse, scale: Array) -> None:
+        self._data, self._scale = data, scale
+        self.xp, self.device, self.shape = data.xp, data.device, data.shape
+        self.exact, self.nbytes, self.density = data.exact, data.nbytes, data.density
+
+    def dot(self, w: Array, rough: bool = False) -> Array:  # noqa: D102
+        scale = self._scale if w.ndim == 1 else self._scale[:, None]
+        return self._data.dot(scale * w, rough)
+
+    def tdot(  # noqa: D102
+        self, r: Array, cols: slice = slice(None), rough: bool = False
+    ) -> Array:
+        scale = self._scale[cols]
+        return (scale if r.ndim == 1 else scale[:, None]) * self._data.tdot(
+            r, cols, rough
+        )
+
+    def rows(self, rows: slice) -> Array:  # noqa: D102
+        return self._data.rows(rows) * self._scale
+
+    def largest(self) -> float:  # noqa: D102
+        return self._data.largest()
+
+    def part(self, rows: slice) -> Scaled:  # noqa: D102
+        return Scaled(self._data.part(rows), self._scale)
+
+    def take(self, S: Array, rows: slice = slice(None)) -> Array:
+        """X[rows, S] diag(scale[S]) in float64, a copy."""
+        return self._data.take(S, rows) * self.xp.take(self._scale, S)
+
+    def spread(  # noqa: D102
+        self, s: Array | None, m: Array | None
+    ) -> tuple[Array, Array]:
+        at = None if m is None else m / self._scale
+        squares, drift = self._data.spread(s, at)
+        return squares * self._scale**2, drift * self._scale

@@ -20,7 +20,7 @@ from ..arrays import Array
 from ..linalg import add_outer, mirror, triangular
 from .base import Quadratic
 from .columns import Columns
-from .design import Dense, Sparse
+from .design import Dense, Scaled, Sparse
 
 # Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
 # pays; for a small X as much as is of no account.
@@ -54,6 +54,11 @@ class LeastSquares(Quadratic):
         Non-negative, not all zero; None is one each.
     fit_intercept : bool, default=False
         Minimise over an unpenalised constant as well, by centring.
+    standardize : bool, default=False
+        Let A be divided by s_j = ||a_j|| / sqrt(n), the standard deviation of column j
+        (without an intercept its root mean square; 1 for a column of zeros), so that
+        mu acts on coefficients of columns of unit variance. `w` and `prior` are then
+        those of the scaled columns: s_j times those of X. Nothing is copied.
 
     Attributes
     ----------
@@ -69,6 +74,8 @@ class LeastSquares(Quadratic):
         w_bar.
     dtype : dtype
         The type of X: coefficients are returned in it.
+    scale : array of shape (p,), float64, or None
+        1 / s_j if the columns are standardised.
 
     Raises
     ------
@@ -88,6 +95,7 @@ class LeastSquares(Quadratic):
         prior: Array | None = None,
         sample_weight: Array | None = None,
         fit_intercept: bool = False,
+        standardize: bool = False,
     ) -> None:
         data: Any = Sparse(X) if scipy.sparse.issparse(X) else Dense(X)
         self._data = data
@@ -125,11 +133,35 @@ class LeastSquares(Quadratic):
             rounding = self.n * (4 * float(xp.finfo(h.dtype).eps) * self._m) ** 2
             self._norms = h = xp.where(h > rounding, h, xp.zeros_like(h))
             self._check_columns(h)
+        self.scale: Array | None = None
+        if standardize:
+            self._standardize()
         self._take_target(y)
         # Grams that a Backsolver left for the next one, and the triangular factor of
         # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
         self._factor: list[Array] = []
+
+    def _standardize(self) -> None:
+        """Divide A by the standard deviations of its columns, without forming it."""
+        xp, h = self.xp, self.column_norms()
+        live = h > 0
+        self.scale = xp.where(live, 1 / xp.sqrt(xp.where(live, h, 1) / self.n), 1.0)
+        self._data = Scaled(self._data, self.scale)
+        self._norms = xp.where(live, h * self.scale**2, 0.0)
+        if self._m is not None:
+            self._m = self._m * self.scale
+        if self.prior is not None:
+            self.prior = self.prior / self.scale
+
+    def as_given(self, w: Array) -> Array:
+        """Coefficients of the columns of X, from those of the columns of A."""
+        return w if self.scale is None else w * self.scale
+
+    def as_scaled(self, w: Array) -> Array:
+        """Coefficients of the columns of A, from those of the columns of X."""
+        w = self.xp.astype(w, self.xp.float64, copy=False)
+        return w if self.scale is None else w / self.scale
 
     def with_target(
         self, y: Array | None = None, *, ridge: float, prior: Array | None = None
@@ -144,7 +176,7 @@ class LeastSquares(Quadratic):
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
         if prior is not None:
-            other.prior = self.xp.astype(prior, self.xp.float64)
+            other.prior = self.as_scaled(prior)
         if self._whole is not None:
             # What a triangular factor has made of b cannot be made of another target.
             if y is not None:
@@ -398,8 +430,8 @@ class LeastSquares(Quadratic):
         part._whole = None
         part._data = Dense(self._data.take(S))
         part.p = S.shape[0]
-        part.prior, part._m, part._norms, part._raw = map(
-            taken, (self.prior, self._m, self._norms, self._raw)
+        part.prior, part._m, part._norms, part._raw, part.scale = map(
+            taken, (self.prior, self._m, self._norms, self._raw, self.scale)
         )
         part.grams, part._factor = [], []
         return part

@@ -1,0 +1,141 @@
+"""`standardize=True`: the answer does not depend on the units of the columns."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from chita_sklearn import ChitaRegressor, ChitaRegressorCV, chita_path
+from chita_sklearn.core import SOLVERS
+
+OPTIONS = {"n_restarts": 3, "random_state": 0}
+
+
+def make_data(seed, n=60, p=12, share=1.0):
+    """Four true columns among correlated ones; `share` of the entries are not zero."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p)) + 0.7 * rng.standard_normal((n, 1)) + 0.5
+    X *= rng.random((n, p)) < share
+    truth = rng.choice(p, 4, replace=False)
+    y = X[:, truth] @ rng.uniform(1, 2, 4) + 0.3 * rng.standard_normal(n) + 2.0
+    return X, y, rng
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    solver=st.sampled_from(SOLVERS),
+    kind=st.sampled_from(["dense", "sparse", "float32"]),
+    weighted=st.booleans(),
+    intercept=st.booleans(),
+    ridge=st.sampled_from([1e-4, 1e-2, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_units_do_not_matter(seed, solver, kind, weighted, intercept, ridge):
+    X, y, rng = make_data(seed, share=0.4 if kind == "sparse" else 1.0)
+    weights = rng.uniform(0.1, 2.0, len(y)) if weighted else None
+    if kind == "float32":
+        X = X.astype(np.float32)
+    units = 10.0 ** rng.uniform(-8, 8, X.shape[1])
+    if kind == "float32":  # multiplied without rounding
+        units = 2.0 ** np.round(np.log2(units))
+    units = units.astype(X.dtype)
+    other = X * units
+    prior = rng.standard_normal(X.shape[1])
+    if kind == "sparse":
+        X, other = scipy.sparse.csc_array(X), scipy.sparse.csc_array(other)
+    before = other.copy()
+
+    options = {"solver": solver, "fit_intercept": intercept, **OPTIONS}
+    options["max_iter"] = 200
+    model = ChitaRegressor(4, ridge, coef_prior=prior, **options)
+    model.fit(X, y, sample_weight=weights)
+    in_other = ChitaRegressor(4, ridge, coef_prior=prior / units, **options)
+    in_other.fit(other, y, sample_weight=weights)
+
+    digits = 1e-4 if kind == "float32" else 1e-7
+    assert_array_equal(model.support_, in_other.support_)
+    assert_allclose(in_other.coef_ * units, model.coef_, rtol=digits, atol=digits)
+    assert_allclose(in_other.predict(other), model.predict(X), rtol=digits, atol=digits)
+    assert in_other.objective_ == pytest.approx(model.objective_, rel=1e-6)
+    assert in_other.gap_ == pytest.approx(model.gap_, abs=1e-5)
+    changed = other != before
+    assert not (changed.nnz if kind == "sparse" else changed.any())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_is_the_fit_on_columns_that_are_scaled_by_hand(weighted):
+    X, y, rng = make_data(3)
+    weights = rng.uniform(0.1, 2.0, len(y)) if weighted else None
+    units = 10.0 ** rng.uniform(-3, 3, X.shape[1])
+    scaler = StandardScaler().fit(X, sample_weight=weights)
+    by_hand = ChitaRegressor(4, 0.1, standardize=False, **OPTIONS)
+    by_hand.fit(scaler.transform(X), y, sample_weight=weights)
+    model = ChitaRegressor(4, 0.1, **OPTIONS).fit(X * units, y, sample_weight=weights)
+    assert_array_equal(model.support_, by_hand.support_)
+    assert_allclose(model.coef_ * units * scaler.scale_, by_hand.coef_, rtol=1e-9)
+    assert model.objective_ == pytest.approx(by_hand.objective_, rel=1e-12)
+    assert model.gap_ == pytest.approx(by_hand.gap_, rel=1e-9)
+
+
+def test_all_columns_give_the_ridge_regression_of_standardised_ones():
+    X, y, rng = make_data(5)
+    X = X * 10.0 ** rng.uniform(-5, 5, X.shape[1])
+    model = ChitaRegressor(1.0, 0.3).fit(X, y)
+    scaler = StandardScaler().fit(X)
+    ridge = Ridge(alpha=0.3 * len(y), solver="svd").fit(scaler.transform(X), y)
+    assert_allclose(model.coef_ * scaler.scale_, ridge.coef_, rtol=1e-8)
+    assert_allclose(model.predict(X), ridge.predict(scaler.transform(X)), rtol=1e-9)
+
+
+def test_a_true_column_in_small_units_is_chosen():
+    # 500 x 20, one true column in units of 1e-3: R2 .41 where the ridge is not scaled.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((500, 20))
+    X[:, 7] *= 1e-3
+    y = X[:, 2] - X[:, 5] + 1e3 * X[:, 7] + 0.05 * rng.standard_normal(500)
+    assert ChitaRegressor(3, random_state=0).fit(X, y).score(X, y) > 0.99
+    assert ChitaRegressorCV(6, random_state=0).fit(X, y).score(X, y) > 0.99
+    assert chita_path(X, y, [3]).supports[0].tolist() == [2, 5, 7]
+
+
+def test_columns_of_wildly_different_norms():
+    # A public report: norms 1e4, 1e-4 and 1, and y from three of the columns.
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 30))
+    X *= np.where(
+        np.arange(30) % 3 == 0, 1e4, np.where(np.arange(30) % 3 == 1, 1e-4, 1)
+    )
+    y = 2e-4 * X[:, 3] + 3e4 * X[:, 10] - X[:, 20]
+    assert ChitaRegressor(3).fit(X, y).support_.tolist() == [3, 10, 20]
+
+
+def test_a_cross_validated_choice_does_not_depend_on_units():
+    X, y, rng = make_data(7, n=80)
+    units = 10.0 ** rng.uniform(-8, 8, X.shape[1])
+    options = {"ks": 6, "ridges": [1e-3, 0.1], "cv": 4, **OPTIONS}
+    model = ChitaRegressorCV(**options).fit(X, y)
+    other = ChitaRegressorCV(**options).fit(X * units, y)
+    assert (model.k_, model.ridge_) == (other.k_, other.ridge_)
+    assert_array_equal(model.support_, other.support_)
+    assert_allclose(model.score_path_, other.score_path_, rtol=1e-7)
+    assert_allclose(other.path_.coefs * units[:, None], model.path_.coefs, rtol=1e-7)
+    assert_allclose(
+        other.path_.degrees_of_freedom, model.path_.degrees_of_freedom, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_columns_that_say_nothing_stay_out(intercept):
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((40, 6))
+    X[:, 1] = 0.0
+    if intercept:
+        X[:, 4] = 1e9  # constant
+    y = X[:, 0] + X[:, 2]
+    model = ChitaRegressor(2, fit_intercept=intercept).fit(X, y)
+    assert model.support_.tolist() == [0, 2]
+    assert np.all(np.isfinite(model.coef_))
