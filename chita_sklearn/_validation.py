@@ -41,8 +41,8 @@ CONSTRAINTS: dict[str, list[Any]] = {
 
 # What to do about a bad value, after scikit-learn has named parameter, range and value.
 REMEDIES = {
-    "k": "Pass the number of features as an int (1 or more), a share of them as a "
-    "float (0.1 keeps 10 %), or None for 10 %.",
+    "k": "Pass the number of features as an int (0 is the intercept alone), a share of "
+    "them as a float (0.1 keeps 10 %), or None for 10 %.",
     "ridge": "Pass a finite non-negative number; 0 turns the ridge term off.",
     "coef_prior": "Pass one number per feature, or None for zeros.",
     "fit_intercept": "Pass True, or False where X and y are centred already.",
@@ -107,33 +107,35 @@ def checked_data(
 
 
 def resolved_k(k: int | float | None, n_features: int) -> int:
-    """`k` as a number of features, between 1 and all of them."""
+    """`k` as a number of features, at most all of them; a share is at least 1."""
     if k is None:
         k = 0.1
     if not isinstance(k, Integral):
-        k = round(float(k) * n_features)
-    return min(max(int(k), 1), n_features)
+        k = max(round(float(k) * n_features), 1)
+    return min(int(k), n_features)
 
 
-def resolved_ks(ks: Any, n_features: int) -> list[int]:
-    """Return `ks` as distinct numbers of features, ascending, at most all of them."""
-    remedy = "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each."
-    given = range(1, min(int(ks), n_features) + 1) if _is_count(ks) else ks
+def resolved_ks(ks: Any, n_features: int, first: int = 1) -> list[int]:
+    """Return `ks` as distinct numbers of features, ascending, at most all of them.
+
+    An int k stands for `first`, ..., k.
+    """
+    remedy = f"Pass an int (k stands for {first}, ..., k) or a list of ints, 0 or more."
+    given = range(first, min(int(ks), n_features) + 1) if _is_count(ks) else ks
     if np.ndim(given) != 1 or isinstance(given, str) or not len(given):
         msg = f"ks must be an int in [1, inf) or a list of them. Got {ks!r} instead. "
         raise ValueError(msg + remedy)
     values = given if isinstance(given, range) else list(given)
     for value in values:
-        if not _is_count(value):
-            msg = f"ks must hold ints in [1, inf). Got {value!r} among them. "
+        if not _is_count(value, least=0):
+            msg = f"ks must hold ints in [0, inf). Got {value!r} among them. "
             raise ValueError(msg + remedy)
     return sorted({min(int(value), n_features) for value in values})
 
 
-def _is_count(value: Any) -> bool:
-    return (
-        isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
-    )
+def _is_count(value: Any, least: int = 1) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and int(value) >= least
 
 
 def resolved_ridges(ridges: Any) -> list[float]:

@@ -67,8 +67,9 @@ class ChitaRegressorCV(ChitaRegressor):
     Parameters
     ----------
     ks : int or array-like of int, default=10
-        Numbers of features to choose from. An int k stands for 1, ..., k; numbers
-        above n_features count as n_features.
+        Numbers of features to choose from. An int k stands for 0, 1, ..., k, where 0 is
+        the intercept alone: no feature is an answer. Numbers above n_features count as
+        n_features.
 
     ridges : float or array-like of float, default=(1e-3, 1e-2, 1e-1, 1.0)
         Weights of the ridge term to choose from, each at least 0. The loss is a mean
@@ -240,7 +241,7 @@ class ChitaRegressorCV(ChitaRegressor):
     >>> model.support_
     array([ 4, 11, 20])
     >>> model.score_path_.shape
-    (4, 6, 5)
+    (4, 7, 5)
     >>> ChitaRegressorCV(6, criterion="ebic", random_state=0).fit(X, y).k_
     3
     """
@@ -257,7 +258,7 @@ class ChitaRegressorCV(ChitaRegressor):
     }
     _remedies = {  # noqa: RUF012
         **REMEDIES,
-        "ks": "Pass an int (k stands for 1, ..., k) or a list of ints, 1 or more each.",
+        "ks": "Pass an int (k stands for 0, ..., k) or a list of ints, 0 or more.",
         "ridges": "Pass a finite non-negative number or a list of them.",
         "criterion": "Pass 'cv' to choose by folds.",
         "cv": "Pass the number of folds, 2 or more, or a splitter.",
@@ -361,7 +362,7 @@ class ChitaRegressorCV(ChitaRegressor):
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
         y = column_or_1d(y, warn=True)
         (prior,) = checked_priors(self.coef_prior, X, y, xp)
-        ks = resolved_ks(self.ks, int(X.shape[1]))
+        ks = resolved_ks(self.ks, int(X.shape[1]), first=0)
         ridges = resolved_ridges(self.ridges)
         build = partial(
             LeastSquares,

@@ -180,8 +180,9 @@ def chita_path(
         Target values.
 
     ks : int or array-like of int
-        Numbers of features. An int k stands for 1, ..., k. Others are sorted, and
-        numbers above n_features count as n_features; each is solved once.
+        Numbers of features, each at least 0 (the intercept alone). An int k stands for
+        1, ..., k. Others are sorted, and numbers above n_features count as n_features;
+        each is solved once.
 
     ridge : float, default=1e-4
         Weight of the ridge term, at least 0.

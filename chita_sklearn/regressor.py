@@ -74,10 +74,11 @@ class ChitaRegressor(
     Parameters
     ----------
     k : int, float or None, default=None
-        How many features to choose. An int is their number, at least 1; more than
-        there are features means all of them. A float in (0, 1] is a share of the
-        features, rounded to the nearest number and at least 1 (so 1.0 is all of them,
-        and 1 is one). None is 10 %. The number in use is `k_`; `k` stays as given.
+        How many features to choose. An int is their number, 0 for the intercept alone;
+        more than there are features means all of them. A float in (0, 1] is a share of
+        the features, rounded to the nearest number and at least 1 (so 1.0 is all of
+        them, and 1 is one). None is 10 %. The number in use is `k_`; `k` stays as
+        given.
 
     ridge : float, default=1e-4
         Weight of the ridge term, at least 0. A small positive value makes the answer
@@ -235,7 +236,7 @@ class ChitaRegressor(
 
     _parameter_constraints: dict = {  # noqa: RUF012 (scikit-learn's own protocol)
         "k": [
-            Number(Integral, 1, None, closed="left"),
+            Number(Integral, 0, None, closed="left"),
             Number(Real, 0, 1, closed="right"),
             None,
         ],

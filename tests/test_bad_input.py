@@ -21,13 +21,12 @@ def data():
 
 
 # Each message names the parameter, the range, the value and the remedy.
-K_RANGE = r"an int in the range \[1, inf\), a float in the range \(0\.0, 1\.0\] or None"
+K_RANGE = r"an int in the range \[0, inf\), a float in the range \(0\.0, 1\.0\] or None"
 
 
 @pytest.mark.parametrize(
     ("k", "shown"),
     [
-        (0, "0"),
         (-3, "-3"),
         (True, "True"),
         (False, "False"),
@@ -37,7 +36,7 @@ K_RANGE = r"an int in the range \[1, inf\), a float in the range \(0\.0, 1\.0\] 
         (NAN, "nan"),
         (INF, "inf"),
         ("3", "'3'"),
-        (np.int64(0), r"np.int64\(0\)"),
+        (np.int64(-1), r"np.int64\(-1\)"),
         (np.float64("nan"), r"np.float64\(nan\)"),
     ],
 )

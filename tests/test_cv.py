@@ -152,8 +152,8 @@ def test_attributes_describe_the_best_pair(data):
 def test_the_last_fit_is_the_path_on_all_data(data):
     X, y = data
     model = ChitaRegressorCV(5, [1e-3, 0.1], random_state=0).fit(X, y)
-    path = chita_path(X, y, 5, ridge=model.ridge_, random_state=0)
-    t = model.k_ - 1
+    path = chita_path(X, y, range(6), ridge=model.ridge_, random_state=0)
+    t = model.k_
     assert_array_equal(model.path_.coefs, path.coefs)
     assert_array_equal(model.coef_, path.coefs[:, t])
     assert_array_equal(model.support_, path.supports[t])
@@ -214,10 +214,10 @@ def test_one_standard_error_by_hand(data):
     # Best: k = 3 with mean 10 and standard deviation 2 (ddof 1): 1.1547 over 3 folds.
     scores = {1: [8.0, 8.5, 8.9], 2: [9.5, 8.0, 9.4], 3: [8.0, 10.0, 12.0]}
     options = {"cv": 3, "n_restarts": 0}
-    best = ChitaRegressorCV(3, 0.1, scoring=fixed_scores(scores), **options)
+    best = ChitaRegressorCV([1, 2, 3], 0.1, scoring=fixed_scores(scores), **options)
     assert best.fit(X, y).k_ == 3
     model = ChitaRegressorCV(
-        3, 0.1, scoring=fixed_scores(scores), selection="one_se", **options
+        [1, 2, 3], 0.1, scoring=fixed_scores(scores), selection="one_se", **options
     ).fit(X, y)
     assert model.k_ == 2  # 8.967 >= 10 - 1.1547; 8.467 is not
     assert model.cv_results_["rank_test_score"].tolist() == [3, 2, 1]
@@ -244,13 +244,15 @@ def test_one_fold_has_no_standard_error(data):
         for selection in ("best", "one_se")
     ]
     assert models[0].k_ == models[1].k_
-    assert models[0].score_path_.shape == (1, 4, 1)
+    assert models[0].score_path_.shape == (1, 5, 1)
 
 
 def test_of_equal_scores_the_fewest_features_win():
     X, _ = make_data()
     y = X[:, 2] + 1.0  # two features are no better than one
     model = ChitaRegressorCV(4, 0.0, cv=3, scoring=lambda *_: 1.0).fit(X, y)
+    assert model.k_ == 0
+    model.set_params(ks=[2, 3, 1]).fit(X, y)
     assert model.k_ == 1
 
 
@@ -260,7 +262,7 @@ def test_of_equal_scores_the_fewest_features_win():
 @pytest.mark.parametrize("name", ["aic", "bic", "ebic"])
 def test_criteria_by_hand(data, name):
     X, y = data
-    model = ChitaRegressorCV(8, [0.0, 0.2], criterion=name).fit(X, y)
+    model = ChitaRegressorCV(range(1, 9), [0.0, 0.2], criterion=name).fit(X, y)
     for r, ridge in enumerate([0.0, 0.2]):
         for k in range(1, 9):
             fit = ChitaRegressor(k, ridge).fit(X, y)
@@ -522,7 +524,7 @@ def test_a_fold_without_weight_is_refused(data, part):
     ("parameters", "message"),
     [
         ({"ks": 0}, "'ks' parameter.*Pass an int"),
-        ({"ks": [0, 1]}, "ks must hold ints"),
+        ({"ks": [-1, 1]}, "ks must hold ints"),
         ({"ks": []}, "ks must be an int"),
         ({"ridges": -1.0}, "'ridges' parameter.*Pass a finite"),
         ({"ridges": [0.1, -1.0]}, r"ridges must hold .*Got -1\.0"),
@@ -549,14 +551,14 @@ def test_a_scorer_may_ask_for_the_size_of_the_model(data):
         assert len(model.get_support(indices=True)) <= model.k_
         return model.score(X, y) - 1.0 * len(model.support_)
 
-    model = ChitaRegressorCV(4, cv=2, n_restarts=0, scoring=priced).fit(X, y)
-    assert model.k_ == 1
+    model = ChitaRegressorCV([1, 2, 3, 4], cv=2, n_restarts=0, scoring=priced)
+    assert model.fit(X, y).k_ == 1
 
 
 def test_a_score_that_is_nan_is_not_chosen(data):
     X, y = data
     scorer = fixed_scores({1: [np.nan] * 2, 2: [1.0] * 2, 3: [2.0, np.nan]})
-    model = ChitaRegressorCV(3, 0.1, cv=2, scoring=scorer).fit(X, y)
+    model = ChitaRegressorCV([1, 2, 3], 0.1, cv=2, scoring=scorer).fit(X, y)
     assert model.k_ == 2
     assert model.cv_results_["rank_test_score"].tolist() == [2, 1, 2]
 

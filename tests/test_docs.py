@@ -154,7 +154,7 @@ def _regression():
         lambda: chita_path(X, Y, 2, ridge=1.0, coef_prior=np.full(6, 1e200)),
         lambda: fit(solver="dual", ridge=0.0, X=wide[:20]),
         lambda: chita_path(X, Y, []),
-        lambda: chita_path(X, Y, [0]),
+        lambda: chita_path(X, Y, [-1]),
         lambda: cv(ridges=[-1.0]),
         lambda: cv(ridges=[]),
         lambda: cv(criterion="bic", selection="one_se"),

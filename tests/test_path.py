@@ -249,7 +249,7 @@ def test_more_features_than_there_are_count_as_all():
 
 
 @pytest.mark.parametrize(
-    "bad", [0, -1, [], [0, 1], [1.0, 2.0], [True], "3", None, 2.5, [[1, 2]], ["a"]]
+    "bad", [0, -1, [], [-1, 1], [1.0, 2.0], [True], "3", None, 2.5, [[1, 2]], ["a"]]
 )
 def test_other_ks_are_refused_with_a_remedy(bad):
     X, y = make_data()
