@@ -23,6 +23,7 @@ from ._compat import (
     validate_parameter_constraints,
 )
 from .core import SOLVERS
+from .core.arrays import array_namespace, device, to_host
 
 Array = Any  # the array API has no settled static type
 
@@ -179,6 +180,36 @@ def checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
         )
         raise ValueError(msg)
     return sample_weight
+
+
+def taken_rows(a: Any, index: Any) -> Any:
+    """Rows of an array or a sparse matrix, copied; None stays."""
+    if a is None:
+        return None
+    index = np.asarray(index)
+    if index.dtype == np.bool_:
+        index = np.flatnonzero(index)
+    if scipy.sparse.issparse(a):
+        return a[index]
+    xp = array_namespace(a)
+    return xp.take(a, xp.asarray(index, device=device(a)), axis=0)
+
+
+def present(
+    X: Any, y: Array, sample_weight: Array | None
+) -> tuple[Any, Array, Array | None]:
+    """Leave samples of weight 0 out where they could move the answer.
+
+    That is, by more than rounding: where the samples left are no more than the
+    features, so that many coefficients fit as well, and which of them a factorisation
+    returns depends on its size. Elsewhere nothing is copied.
+    """
+    if sample_weight is None:
+        return X, y, None
+    live = to_host(sample_weight > 0)
+    if live.all() or live.sum() > X.shape[1]:
+        return X, y, sample_weight
+    return taken_rows(X, live), taken_rows(y, live), taken_rows(sample_weight, live)
 
 
 def checked_priors(prior: Any, X: Any, y: Array, xp: Any) -> list[Array | None]:

@@ -6,12 +6,12 @@ all k, and every model on it is scored.
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, column_or_1d
@@ -39,12 +39,14 @@ from ._validation import (
     CONSTRAINTS,
     REMEDIES,
     checked_priors,
+    present,
     resolved_ks,
     resolved_ridges,
     resolved_seed,
+    taken_rows,
 )
 from .core import LeastSquares
-from .core.arrays import array_namespace, device, to_host
+from .core.arrays import array_namespace, to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
 
@@ -319,7 +321,7 @@ class ChitaRegressorCV(ChitaRegressor):
             Target values; moved to the array library, device and dtype of X.
 
         sample_weight : float or array-like of shape (n_samples,), default=None
-            Weights, at least 0 and not all 0 in any fold.
+            Weights, at least 0 and not all 0 in the training part of any fold.
 
         **params : dict
             Metadata for the splitter (such as ``groups``) and the scorer. Only with
@@ -345,7 +347,8 @@ class ChitaRegressorCV(ChitaRegressor):
         ConvergenceWarning
             If `max_iter` was reached on all data while a solution was still improving.
         UserWarning
-            If a ridge of 0 is chosen and the columns of a support are linearly
+            If a fold has no weight in its test part, and is left out; or if a ridge of
+            0 is chosen and the columns of a support are linearly
             dependent.
         """
         _raise_for_params(params, self, "fit")
@@ -364,12 +367,12 @@ class ChitaRegressorCV(ChitaRegressor):
         (prior,) = checked_priors(self.coef_prior, X, y, xp)
         ks = resolved_ks(self.ks, int(X.shape[1]), first=0)
         ridges = resolved_ridges(self.ridges)
-        build = partial(
-            LeastSquares,
-            prior=prior,
-            fit_intercept=bool(self.fit_intercept),
-            standardize=bool(self.standardize),
-        )
+        options = {
+            "prior": prior,
+            "fit_intercept": bool(self.fit_intercept),
+            "standardize": bool(self.standardize),
+        }
+        build = partial(_problem, options=options)
         search = partial(
             path_of,
             ks=ks,
@@ -385,10 +388,10 @@ class ChitaRegressorCV(ChitaRegressor):
             score = partial(_scores, scorer=self._scorer(), params=score_params)
             jobs = [
                 delayed(_fold)(X, y, sample_weight, fold, ridges, build, search, score)
-                for fold in enumerate(cv.split(X, y, **split_params))
+                for fold in _usable(list(cv.split(X, y, **split_params)), sample_weight)
             ]
         else:
-            problem = build(X, y, sample_weight=sample_weight)
+            problem = build(*present(X, y, sample_weight))
             problem.column_norms()  # once, for all ridges
             jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in ridges]
 
@@ -403,7 +406,7 @@ class ChitaRegressorCV(ChitaRegressor):
 
         if self.criterion == "cv":
             fitted = by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
-            problem = build(X, y, sample_weight=sample_weight)
+            problem = build(*present(X, y, sample_weight))
             path = _at_ridge(problem, fitted["ridge_"], search)
         else:
             rows = y if sample_weight is None else y[sample_weight > 0]
@@ -478,6 +481,12 @@ class ChitaRegressorCV(ChitaRegressor):
         return {}, weights
 
 
+def _problem(
+    X: Any, y: Array, sample_weight: Array | None, options: dict[str, Any]
+) -> LeastSquares:
+    return LeastSquares(X, y, sample_weight=sample_weight, **options)
+
+
 def _at_ridge(
     problem: LeastSquares, ridge: float, search: Any, bounds: bool = True
 ) -> ChitaPath:
@@ -485,43 +494,55 @@ def _at_ridge(
     return search(problem.with_target(ridge=ridge), ridge=ridge, bounds=bounds)
 
 
+def _usable(
+    folds: list[tuple[Any, Any]], sample_weight: Array | None
+) -> list[tuple[Any, Any]]:
+    """Leave out, with a warning, folds that have no sample to score a model on."""
+    if sample_weight is None:
+        return folds
+    weights, usable = to_host(sample_weight), []
+    for number, (train, test) in enumerate(folds):
+        if not np.any(weights[train] > 0):
+            msg = (
+                f"The training part of fold {number} has no sample with a positive "
+                "weight. Leave samples of weight 0 out, or pass other folds as cv."
+            )
+            raise ValueError(msg)
+        if np.any(weights[test] > 0):
+            usable.append((train, test))
+    if not usable:
+        msg = (
+            "No fold has a sample with a positive weight in its test part. Leave "
+            "samples of weight 0 out, or pass other folds as cv."
+        )
+        raise ValueError(msg)
+    if len(usable) < len(folds):
+        text = (
+            f"{len(folds) - len(usable)} of {len(folds)} folds have no sample with a "
+            "positive weight in their test part and are left out."
+        )
+        warnings.warn(text, UserWarning, stacklevel=5)
+    return usable
+
+
 def _fold(
     X: Any,
     y: Array,
     sample_weight: Array | None,
-    fold: tuple[int, tuple[Any, Any]],
+    fold: tuple[Any, Any],
     ridges: list[float],
     build: Any,
     search: Any,
     score: Any,
 ) -> np.ndarray:
     """Scores on the part held out, shape (n_ridges, n_ks)."""
-    number, (train, test) = fold
-    X_train, y_train, w_train = (_rows(a, train) for a in (X, y, sample_weight))
-    held_out = tuple(_rows(a, test) for a in (X, y, sample_weight))
-    for part, weights in (("training", w_train), ("test", held_out[2])):
-        if weights is not None and not float(array_namespace(y).max(weights)) > 0:
-            msg = (
-                f"The {part} part of fold {number} has no sample with a positive "
-                "weight. Leave samples of weight 0 out, or pass other folds as cv."
-            )
-            raise ValueError(msg)
-    problem = build(X_train, y_train, sample_weight=w_train)
+    train, test = fold
+    X_train, y_train, w_train = (taken_rows(a, train) for a in (X, y, sample_weight))
+    held_out = tuple(taken_rows(a, test) for a in (X, y, sample_weight))
+    X_train, y_train, w_train = present(X_train, y_train, w_train)
+    problem = build(X_train, y_train, w_train)
     paths = [_at_ridge(problem, ridge, search, bounds=False) for ridge in ridges]
     return np.stack([score(path, *held_out, X, test) for path in paths])
-
-
-def _rows(a: Any, index: Any) -> Any:
-    """Rows of an array or a sparse matrix, copied; None stays."""
-    if a is None:
-        return None
-    index = np.asarray(index)
-    if index.dtype == np.bool_:
-        index = np.flatnonzero(index)
-    if scipy.sparse.issparse(a):
-        return a[index]
-    xp = array_namespace(a)
-    return xp.take(a, xp.asarray(index, device=device(a)), axis=0)
 
 
 def _scores(

@@ -21,6 +21,7 @@ from ._validation import (
     check_parameters,
     checked_data,
     checked_priors,
+    present,
     resolved_ks,
     resolved_seed,
 )
@@ -287,6 +288,7 @@ def chita_path(
     )
     y = column_or_1d(y, warn=True)
     (prior,) = checked_priors(coef_prior, X, y, xp)
+    X, y, sample_weight = present(X, y, sample_weight)
     problem = LeastSquares(
         X,
         y,

@@ -36,6 +36,7 @@ from ._validation import (
     check_parameters,
     checked_data,
     checked_priors,
+    present,
     resolved_k,
     resolved_seed,
     usable_starts,
@@ -326,6 +327,7 @@ class ChitaRegressor(
         k = resolved_k(self.k, int(X.shape[1]))
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
+        X, y, sample_weight = present(X, y, sample_weight)
         # One seed for all targets: each gets what a fit of its own would give it.
         seed = resolved_seed(self.random_state)
 

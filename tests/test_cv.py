@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -509,15 +510,59 @@ def test_a_column_is_a_target_and_two_are_not(data):
     assert not hasattr(model, "coef_")
 
 
-@pytest.mark.parametrize("part", ["training", "test"])
-def test_a_fold_without_weight_is_refused(data, part):
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("training", "The training part of fold 0 has no"), ("test", "No fold has a")],
+)
+def test_folds_without_weight_are_refused(data, part, message):
     X, y = data
     split = np.arange(30), np.arange(30, 60)
     weights = np.ones(60)
     weights[split[part == "test"]] = 0
     model = ChitaRegressorCV(2, 0.1, cv=[split])
-    with pytest.raises(ValueError, match=f"The {part} part of fold 0 has no sample"):
+    with pytest.raises(ValueError, match=message):
         model.fit(X, y, sample_weight=weights)
+
+
+def test_contiguous_folds_with_trailing_weights_of_zero(data):
+    X, y = data
+    weights = np.where(np.arange(60) < 45, 1.0, 0.0)
+    model = ChitaRegressorCV(3, 0.1, cv=KFold(5), random_state=0)
+    with pytest.warns(UserWarning, match="1 of 5 folds have no sample") as caught:
+        model.fit(X, y, sample_weight=weights)
+    assert caught[0].filename == __file__
+    assert model.score_path_.shape == (1, 4, 4)
+    folds = [
+        (np.setdiff1d(np.arange(45), test), test[test < 45])
+        for test in np.split(np.arange(60), 5)[:4]
+    ]
+    other = ChitaRegressorCV(3, 0.1, cv=folds, random_state=0).fit(X[:45], y[:45])
+    assert_allclose(model.score_path_, other.score_path_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_weight_zero_is_absence_where_many_fits_are_perfect(standardize, sparse):
+    # At ridge 0 with fewer samples than features the shortest answer is returned.
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 40)), rng.standard_normal(30)
+    weights = rng.integers(1, 4, 30).astype(float)
+    weights[rng.permutation(30)[:20]] = 0.0
+    live = weights > 0
+    if sparse:
+        X = scipy.sparse.csr_array(X)
+    options = {"ridge": 0.0, "standardize": standardize, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k in (3, 12, 30):
+            whole = ChitaRegressor(k, **options).fit(X, y, weights)
+            part = ChitaRegressor(k, **options).fit(X[live], y[live], weights[live])
+            assert_array_equal(whole.coef_, part.coef_)
+        path = chita_path(X, y, [3, 12], sample_weight=weights, **options)
+        alone = chita_path(
+            X[live], y[live], [3, 12], sample_weight=weights[live], **options
+        )
+        assert_array_equal(path.coefs, alone.coefs)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def _regression():
         lambda: cv(ridges=[]),
         lambda: cv(criterion="bic", selection="one_se"),
         lambda: cv(sample_weight=first_half.astype(float), cv=halves),
+        lambda: cv(sample_weight=first_half.astype(float), cv=halves[:1]),
+        lambda: cv(sample_weight=first_half.astype(float), cv=halves[1:]),
         lambda: cv(scoring=make_scorer(lambda *_: np.nan)),
         lambda: ebic(10, 1.0, 1, n_features=5, gamma=2),
         lambda: ebic(10, 1.0, 9, n_features=5),
