@@ -104,9 +104,11 @@ def _regression():
         ebic,
     )
     from chita_sklearn.core import (
+        BlockDiagonal,
         BlockLeastSquares,
         Cardinality,
         LeastSquares,
+        ManyTargets,
         WithFloor,
         solve,
     )
@@ -177,6 +179,10 @@ def _regression():
         lambda: solve(problem, Cardinality(2), solver="magic"),
         lambda: solve(blocks, Cardinality(2), solver="swap"),
         lambda: BlockLeastSquares([]),
+        lambda: BlockDiagonal([]),
+        lambda: ManyTargets(np.eye(2), np.ones((1, 3))),
+        lambda: ManyTargets(np.eye(2), np.ones((1, 2)), mu=-1),
+        lambda: ManyTargets(np.eye(2), np.ones((1, 2)), weights=np.zeros(1)),
         lambda: BlockLeastSquares([problem, LeastSquares(X, Y)]),
         lambda: WithFloor(1, [0, 0, 1, 1], [1, 1]),
         lambda: backsolver(None),

@@ -1,18 +1,22 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
+from .improvers.targets import fit_support
 from .path import degrees_of_freedom, residual_sum_of_squares, solve_path
 from .patterns.matroids import Cardinality, NOfM, Pattern, PerBlock, WithFloor
 from .plans import SOLVERS
 from .problem.block_diagonal import BlockLeastSquares
 from .problem.least_squares import LeastSquares
+from .problem.many_targets import BlockDiagonal, ManyTargets
 from .solution import Solution, Status
 from .solve import solve
 
 __all__ = [
     "SOLVERS",
+    "BlockDiagonal",
     "BlockLeastSquares",
     "Cardinality",
     "LeastSquares",
+    "ManyTargets",
     "NOfM",
     "Pattern",
     "PerBlock",
@@ -20,6 +24,7 @@ __all__ = [
     "Status",
     "WithFloor",
     "degrees_of_freedom",
+    "fit_support",
     "residual_sum_of_squares",
     "solve",
     "solve_path",

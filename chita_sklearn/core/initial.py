@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from .arrays import Array
 from .patterns.matroids import Pattern
-from .problem.base import Quadratic
+from .problem.base import Rows
 
 NEAR = 1e-6  # of the gradient's length at w_bar: enough to rank the coefficients
 
 
-def magnitude(problem: Quadratic, pattern: Pattern) -> Array:
+def magnitude(problem: Rows, pattern: Pattern) -> Array:
     """Return the support of the largest |w_bar|. O(p)."""
     xp = problem.xp
     prior = problem.zeros(problem.p) if problem.prior is None else problem.prior
     return problem.space.best_mask(pattern, xp.abs(prior))
 
 
-def correlation(problem: Quadratic, pattern: Pattern) -> Array:
+def correlation(problem: Rows, pattern: Pattern) -> Array:
     """Return the support whose coordinates, each alone, lower n F the most.
 
     One product with A'.
@@ -25,7 +25,7 @@ def correlation(problem: Quadratic, pattern: Pattern) -> Array:
     return problem.space.best_mask(pattern, score)
 
 
-def dense(problem: Quadratic, pattern: Pattern, w: Array) -> Array:
+def dense(problem: Rows, pattern: Pattern, w: Array) -> Array:
     """Return the support of the unconstrained minimiser w, by (h_j + mu) w_j^2.
 
     The right one when the model is trusted near w_bar only, as in staged pruning.
@@ -33,7 +33,7 @@ def dense(problem: Quadratic, pattern: Pattern, w: Array) -> Array:
     return problem.space.best_mask(pattern, metric(problem) * w**2)
 
 
-def conjugate_gradients(problem: Quadratic, max_iter: int) -> tuple[Array, int]:
+def conjugate_gradients(problem: Rows, max_iter: int) -> tuple[Array, int]:
     """Return about the unconstrained minimiser of n F, and the steps to it from w_bar.
 
     CGLS (Bjorck, Numerical Methods for Least Squares Problems, 1996, 7.4.1) in the
@@ -58,7 +58,7 @@ def conjugate_gradients(problem: Quadratic, max_iter: int) -> tuple[Array, int]:
     return w_bar + shift, t
 
 
-def metric(problem: Quadratic) -> Array:
+def metric(problem: Rows) -> Array:
     """h_j + mu, the curvature of n F along each coordinate; 1 where it is 0."""
     xp = problem.xp
     curvature = problem.column_norms() + problem.mu

@@ -10,7 +10,9 @@ wins by rounding.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -23,11 +25,54 @@ from array_api_compat import (
 )
 from scipy.linalg.blas import dgemm
 from scipy.linalg.lapack import dpotrf, dpotri
+from threadpoolctl import ThreadpoolController
 
 from .arrays import Array, on_host
 
 MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 EPS = float(np.finfo(np.float64).eps)
+
+
+class _OneThread:
+    """Limits BLAS to one thread while anybody is inside, in whatever thread.
+
+    The limit is one of the process. The first to enter sets it and the last to leave
+    puts back what was there, so that fits that overlap do not take each other's limit
+    for the user's.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limits = _threadpools().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                limits, self._limits = self._limits, None
+                limits.restore_original_limits()
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+_ONE_THREAD = _OneThread()
+
+
+def one_blas_thread() -> _OneThread:
+    """Context for a search on small matrices: its products are too small to share.
+
+    Waking threads for each costs many times the product on a busy machine.
+    """
+    return _ONE_THREAD
 
 
 class NotPositiveDefiniteError(ArithmeticError):
@@ -241,3 +286,42 @@ def inverse(M: np.ndarray) -> np.ndarray:
 def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
     """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
     return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
+
+
+class Spectrum(NamedTuple):
+    """The eigenvectors and eigenvalues of a positive semidefinite matrix G.
+
+    One decomposition serves (G + shift I)^-1 for every shift. Eigenvalues of zero may
+    be left out, with their eigenvectors.
+    """
+
+    Q: Array  # shape (d, r), orthonormal columns
+    E: Array  # shape (r,), at least 0
+
+    def solve(self, R: Array, shift: float) -> Array:
+        """R (G + shift I)^-1 for rows R, shape (t, d). O(t d r)."""
+        xp = array_namespace(R)
+        inside = R @ self.Q
+        solved = (inside / (self.E + shift)) @ xp.matrix_transpose(self.Q)
+        if self.Q.shape[1] == self.Q.shape[0]:
+            return solved
+        return solved + (R - inside @ xp.matrix_transpose(self.Q)) / shift
+
+
+def spectrum(G: Array) -> Spectrum:
+    """Return the spectrum of a symmetric matrix. O(d^3)."""
+    xp = array_namespace(G)
+    if is_numpy_namespace(xp):
+        E, Q = scipy.linalg.eigh(G, check_finite=False)
+    else:
+        E, Q = xp.linalg.eigh(G)
+    return Spectrum(Q, xp.where(E > 0, E, xp.zeros_like(E)))
+
+
+def spectrum_of_rows(A: Array) -> Spectrum:
+    """Return the spectrum of A'A of an A with few rows, from the n x n A A'."""
+    xp = array_namespace(A)
+    U, E = spectrum(A @ xp.matrix_transpose(A))
+    first = int(xp.count_nonzero(E <= 1e-12 * xp.max(E)))
+    E, U = E[first:], U[:, first:]
+    return Spectrum(xp.matrix_transpose(A) @ (U / xp.sqrt(E)), E)

@@ -14,22 +14,29 @@ from typing import Any
 import numpy as np
 
 from . import initial as starts
-from .arrays import Array
+from .arrays import Array, on_host
+from .improvers.admm import SPECTRUM_UP_TO, WORKING_SET_UP_TO, admm_start
 from .improvers.branch import branch
 from .improvers.dual import certify, costly, dual, rough_enough, with_bound
 from .improvers.enumerate import enumerate_supports
 from .improvers.iht import iht
 from .improvers.restarts import Restarts
 from .improvers.swaps import swaps
+from .improvers.targets import search_targets
 from .patterns.matroids import Pattern
-from .problem.base import Quadratic
+from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import backsolve
 from .refit.base import backsolver
 from .refit.minimum import settled, unique
 from .solution import Solution, Status
 
-SWAPS_UP_TO = 500  # non-zeros; beyond, the number of swaps and m s for each weigh in
+# Swaps start from forward selection, ADMM from the dense minimiser. Measured
+# (benchmarks/large_k.py): up to FEW non-zeros, and up to a tenth of the rows or SOME,
+# swaps with restarts end lower; beyond, ADMM does, by up to half of n F.
+FEW_NONZEROS, SOME_NONZEROS, MANY_ROWS = 40, 100, 10
+SWAPS_UP_TO = 500  # where ADMM's matrices are too large
+MATRICES = 2**22  # numbers in each of ADMM's three matrices at most: 32 MB
 ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
 EXACT_UP_TO, FEW_COLUMNS = 10**5, 1000  # where a proof is asked for: a second
 PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
@@ -47,7 +54,7 @@ class Need:
     """Something that a plan asks of a problem and its pattern."""
 
     text: str  # "solver='x' needs <text>."
-    met: Callable[[Quadratic, Pattern], bool]
+    met: Callable[[Any, Pattern], bool]
     remedy: str  # "<remedy>, or choose ..."
 
 
@@ -74,6 +81,14 @@ RIDGE = Need(
     lambda problem, _: problem.mu > 0,
     "Set ridge > 0",
 )
+SPECTRUM = Need(
+    f"at most {SPECTRUM_UP_TO} columns or rows, and Gram matrices of them",
+    lambda problem, _: (
+        problem.has_targets
+        or (problem.has_grams and min(problem.p, problem.n_rows) <= SPECTRUM_UP_TO)
+    ),
+    "Leave columns out",
+)
 MATROID = Need(
     "a pattern that is a matroid (its is_matroid is False)",
     lambda _, pattern: pattern.is_matroid,
@@ -91,7 +106,7 @@ FEW = Need(
 )
 
 
-def passes(problem: Quadratic, pattern: Pattern) -> float:
+def passes(problem: Any, pattern: Pattern) -> float:
     """About how many passes over a tall A the search for k takes, its Grams included.
 
     Measured for swaps, the proof at half of 30 steps.
@@ -99,12 +114,12 @@ def passes(problem: Quadratic, pattern: Pattern) -> float:
     return PASSES + pattern.size + (PASSES_OF_PROOF if _provable(problem) else 0)
 
 
-def _provable(problem: Quadratic) -> bool:
+def _provable(problem: Any) -> bool:
     """Whether mu is large enough for a bound that is worth its passes over A."""
     return problem.mu > PROOF_FROM * float(problem.space.max(problem.column_norms()))
 
 
-def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]:
+def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
     """Return the plan for a problem of this shape, and why in a sentence.
 
     Raises
@@ -113,7 +128,9 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
         If the plan asked for needs what the problem or the pattern does not have.
     """
     size = pattern.size
-    if size >= problem.p or size == 0:
+    if problem.has_targets and solver in ("auto", "admm"):
+        return "admm", "plan admm: many targets on one Gram matrix"
+    if not problem.has_targets and (size >= problem.p or size == 0):
         return "all", "plan all: the pattern leaves no choice"
     few = {"auto": ENUMERATE_UP_TO, "exact": EXACT_UP_TO}.get(solver, 0)
     if few and not missing("enumerate", problem, pattern):
@@ -135,6 +152,15 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
             )
             raise ValueError(msg)
         return solver, f"plan {solver}: asked for"
+    few = size <= FEW_NONZEROS or size <= min(SOME_NONZEROS, problem.n_rows / MANY_ROWS)
+    # As many non-zeros as rows fit anything: there the ridge decides, and the ascent.
+    few = few or size >= problem.n_rows
+    if (
+        not few
+        and _spectrum_is_small(problem)
+        and not missing("admm", problem, pattern)
+    ):
+        return "admm", f"plan admm: {size} non-zeros are many for swaps alone"
     if size <= SWAPS_UP_TO and not missing("swap", problem, pattern):
         return "swap", f"plan swap: {size} non-zeros are few enough for all-pairs swaps"
     if not missing("dual", problem, pattern):
@@ -142,13 +168,19 @@ def choose(problem: Quadratic, pattern: Pattern, solver: str) -> tuple[str, str]
     return "iht", f"plan iht: {size} non-zeros, and no ridge to prove bounds with"
 
 
-def missing(name: str, problem: Quadratic, pattern: Pattern) -> list[Need]:
+def _spectrum_is_small(problem: Any) -> bool:
+    """Whether ADMM's matrices are of no account, or little beside X."""
+    side = min(problem.p, problem.n_rows)
+    return problem.p * side <= max(MATRICES, problem.side() ** 2)
+
+
+def missing(name: str, problem: Any, pattern: Pattern) -> list[Need]:
     """What a plan needs and does not find."""
     return [need for need in PLANS[name].needs if not need.met(problem, pattern)]
 
 
 def _all(
-    problem: Quadratic, pattern: Pattern, solution: Solution | None, **_: object
+    problem: Rows, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
     mask = problem.space.best_mask(pattern, problem.zeros(problem.p))
     best = settled(problem, backsolve(problem, _feasible(problem, mask)), math.inf)
@@ -161,7 +193,7 @@ def _enumerate(
     return _proven(problem, pattern, enumerate_supports(problem, pattern.size))
 
 
-def _proven(problem: Quadratic, pattern: Pattern, best: Solution) -> Solution:
+def _proven(problem: Rows, pattern: Pattern, best: Solution) -> Solution:
     """Say of a solution whose rivals are all known what that makes it."""
     best = certify(problem, pattern, best) if best.gap != 0 else best
     status = Status.OPTIMAL if best.gap == 0 else Status.CONVERGED
@@ -181,8 +213,10 @@ def _swap(
     rng: np.random.Generator,
     on_step: OnStep | None,
     bounds: bool,
+    at_optimum: bool = False,
 ) -> Solution:
-    solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
+    if not at_optimum or solution is None:
+        solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
     if solution.status is Status.STOPPED:
         return certify(problem, pattern, solution)
     status: Status = solution.status
@@ -212,7 +246,30 @@ def _swap(
     return replace(solution, status=status)
 
 
-def _not_unique(problem: Quadratic, pattern: Pattern, solution: Solution) -> bool:
+def _admm(
+    problem: Any,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    on_step: OnStep | None,
+    n_restarts: int,
+    **options: Any,
+) -> Solution:
+    if problem.has_targets:
+        return search_targets(problem, pattern, solution, on_step=on_step)
+    start = admm_start(problem, pattern, solution)
+    return _swap(
+        problem,
+        pattern,
+        start,
+        n_restarts=0,
+        on_step=on_step,
+        at_optimum=problem.p <= WORKING_SET_UP_TO and on_host(problem.b),
+        **options,
+    )
+
+
+def _not_unique(problem: Rows, pattern: Pattern, solution: Solution) -> bool:
     """Whether columns depend on each other that the pattern has room for together."""
     if solution.status is Status.NOT_UNIQUE:
         return True
@@ -224,7 +281,7 @@ def _not_unique(problem: Quadratic, pattern: Pattern, solution: Solution) -> boo
     return solver.damping > 0
 
 
-def _room(problem: Quadratic, pattern: Pattern, solution: Solution) -> Array:
+def _room(problem: Rows, pattern: Pattern, solution: Solution) -> Array:
     """The columns in use and the longest others that the pattern has room for."""
     xp, h = problem.xp, problem.column_norms()
     score = xp.where(solution.coef != 0, xp.full_like(h, xp.inf), h)
@@ -233,7 +290,7 @@ def _room(problem: Quadratic, pattern: Pattern, solution: Solution) -> Array:
 
 
 def _dual(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     solution: Solution | None,
     *,
@@ -262,7 +319,7 @@ def _dual(
 
 
 def _iht(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     solution: Solution | None,
     *,
@@ -277,7 +334,7 @@ def _iht(
 
 
 def _dense(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     solution: Solution | None,
     *,
@@ -328,13 +385,13 @@ def _exact(
     )
 
 
-def _first(problem: Quadratic, pattern: Pattern) -> Solution:
+def _first(problem: Rows, pattern: Pattern) -> Solution:
     """Return what can be said without searching."""
     begin = starts.correlation if problem.prior is None else starts.magnitude
     return _feasible(problem, begin(problem, pattern))
 
 
-def _feasible(problem: Quadratic, mask: Array) -> Solution:
+def _feasible(problem: Rows, mask: Array) -> Solution:
     """Return w_bar on the support: what magnitude pruning would do."""
     w = problem.zeros(problem.p)
     if problem.prior is not None:
@@ -346,10 +403,11 @@ PLANS = {
     "all": Plan(_all),
     "enumerate": Plan(_enumerate, (GRAM, NUMBER, FEW)),
     "swap": Plan(_swap, (GRAM, MATROID)),
+    "admm": Plan(_admm, (SPECTRUM, MATROID)),
     "dual": Plan(_dual, (ROWS, RIDGE)),
     "iht": Plan(_iht, (ROWS,)),
     "dense": Plan(_dense, (ROWS,)),
     "exact": Plan(_exact, (GRAM, MATROID)),
 }
 # What a caller may ask for; "all" and "enumerate" are chosen, never asked for.
-SOLVERS = ("auto", "swap", "dual", "iht", "dense", "exact")
+SOLVERS = ("auto", "swap", "admm", "dual", "iht", "dense", "exact")

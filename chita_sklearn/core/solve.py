@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from . import initial
 from .arrays import Array
+from .improvers.targets import fit_support
 from .patterns.matroids import Pattern
 from .plans import PLANS, SOLVERS, OnStep, choose, passes
-from .problem.base import Quadratic
 from .refit.backsolve import backsolve
 from .refit.minimum import bounded, measured
 from .solution import Solution, Status
 
 
 def solve(
-    problem: Quadratic,
+    problem: Any,
     pattern: Pattern,
     *,
     solver: str = "auto",
@@ -33,7 +34,7 @@ def solve(
 
     Parameters
     ----------
-    problem : LeastSquares or BlockLeastSquares
+    problem : LeastSquares, BlockLeastSquares, ManyTargets or BlockDiagonal
         The quadratic.
     pattern : Pattern
         The allowed supports.
@@ -42,6 +43,8 @@ def solve(
 
         - "swap": forward selection, all-pairs swaps, restarts; then the certificate,
           by dual ascent where mu is large enough for one.
+        - "admm": ADMM by several schedules of growing penalties, exact exchanges from
+          where they end, then the certificate. The plan for many targets.
         - "dual": dual ascent from the magnitude of w_bar, or from `start`.
         - "iht": the paper's pipeline, hard thresholding and backsolve.
         - "dense": backsolve on the support of the unconstrained minimiser; that by
@@ -126,13 +129,13 @@ def solve(
     )
 
 
-def _given(
-    problem: Quadratic, pattern: Pattern, start: Array | None
-) -> Solution | None:
+def _given(problem: Any, pattern: Pattern, start: Array | None) -> Solution | None:
     if start is None:
         return None
     xp = problem.xp
     w = xp.astype(start, xp.float64)
     mask = problem.space.best_mask(pattern, initial.metric(problem) * w**2)
     w = xp.where(mask, w, xp.zeros_like(w))
+    if problem.has_targets:
+        return fit_support(problem, mask)
     return backsolve(problem, Solution(w, mask, problem.objective(w), n_iter=0))

@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from ..arrays import Array, numbers
 from ..patterns.matroids import Pattern
-from ..problem.base import Quadratic
+from ..problem.base import Rows
 from ..refit.backsolve import backsolve
 from ..refit.base import SupportSolver, backsolver
 from ..refit.minimum import bounded, minimum_on
@@ -58,7 +58,7 @@ class Fixed(NamedTuple):
 class Dual:
     """The dual function D of a problem with a pattern; needs mu > 0."""
 
-    def __init__(self, problem: Quadratic, pattern: Pattern) -> None:
+    def __init__(self, problem: Rows, pattern: Pattern) -> None:
         xp, space = problem.xp, problem.space
         self.problem, self.pattern, self.space = problem, pattern, space
         self._constant = problem.penalty(problem.zeros(problem.p))
@@ -152,7 +152,7 @@ class Dual:
         return value + self._constant
 
 
-def certify(problem: Quadratic, pattern: Pattern, solution: Solution) -> Solution:
+def certify(problem: Rows, pattern: Pattern, solution: Solution) -> Solution:
     """Attach the bound at alpha = b - A w to a solution. One product with A'."""
     if problem.mu <= 0:
         return solution
@@ -168,7 +168,7 @@ def with_bound(solution: Solution, bound: float) -> Solution:
 
 
 def dual(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     solution: Solution,
     *,
@@ -180,7 +180,7 @@ def dual(
 
     Parameters
     ----------
-    problem : Quadratic
+    problem : Rows
         With mu > 0.
     pattern : Pattern
         The allowed supports.
@@ -263,14 +263,14 @@ def dual(
     )
 
 
-def _residual(problem: Quadratic, solver: SupportSolver) -> tuple[Array, Array]:
+def _residual(problem: Rows, solver: SupportSolver) -> tuple[Array, Array]:
     """alpha = the residual of the backsolve with the weights held, and A'alpha."""
     _, r, u = solver.solve(within=float("inf"))
     return r, problem.rmatvec(r) if u is None else u
 
 
 def _decide(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     best: Solution,
     fixed: Fixed,
@@ -299,12 +299,12 @@ def _decide(
     return replace(best, lower_bound=bound)
 
 
-def costly(problem: Quadratic) -> bool:
+def costly(problem: Rows) -> bool:
     """Whether A has so many numbers that a step more is felt."""
     return problem.n_rows * problem.p > COSTLY
 
 
-def rough_enough(problem: Quadratic) -> bool:
+def rough_enough(problem: Rows) -> bool:
     """Whether a float32 Gram is close enough to make good search directions."""
     xp = problem.xp
     rounding = float(xp.finfo(xp.float32).eps) * float(

@@ -23,7 +23,7 @@ from dataclasses import replace
 from ..arrays import Array, indices, numbers, scatter
 from ..initial import metric
 from ..patterns.matroids import Pattern
-from ..problem.base import Quadratic
+from ..problem.base import Rows
 from ..solution import Solution, Status
 
 GROWTH = 2.0  # of a step tried beyond the support's change
@@ -33,7 +33,7 @@ COPIED = 0.2  # of A at most, for the active columns
 
 
 def iht(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     solution: Solution,
     *,
@@ -106,7 +106,7 @@ def iht(
 
 
 def _on(
-    problem: Quadratic,
+    problem: Rows,
     pattern: Pattern,
     best: Solution,
     active: Array,
@@ -146,7 +146,7 @@ class _Step:
     """One thresholded step with its line search."""
 
     def __init__(
-        self, problem: Quadratic, pattern: Pattern, curvature: Array | None
+        self, problem: Rows, pattern: Pattern, curvature: Array | None
     ) -> None:
         self.problem, self.pattern = problem, pattern
         self.M = 1.0 if curvature is None else curvature

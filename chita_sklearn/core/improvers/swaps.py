@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from ..arrays import (
     Array,
@@ -24,7 +23,7 @@ from ..arrays import (
     top_k_mask,
 )
 from ..initial import metric
-from ..linalg import inverse
+from ..linalg import inverse, one_blas_thread
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
@@ -50,19 +49,6 @@ class Search(Protocol):
 
         `stop` is to be asked about the best support now and then; True ends the search.
         """
-
-
-@cache
-def _threadpools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def one_blas_thread() -> Any:
-    """Context for the search on a working set: its products are too small to share.
-
-    Waking threads for each costs many times the product on a busy machine.
-    """
-    return _threadpools().limit(limits=1, user_api="blas")
 
 
 def swaps(

@@ -51,6 +51,14 @@ class Pattern(ABC):
         (len(support), len(outside)); None means all.
         """
 
+    def pool(self, start: int, stop: int) -> object | None:
+        """Which budget the coordinates start..stop - 1 share, and share freely.
+
+        Any coordinate of one stretch may be exchanged for any of another that has the
+        same pool. None where there are other rules.
+        """
+        return None
+
     @abstractmethod
     def restrict(self, index: Array) -> Pattern:
         """Return this pattern on the coordinates `index` alone (ascending)."""
@@ -69,6 +77,9 @@ class Cardinality(Pattern):
 
     def exchangeable(self, support: Array, outside: Array) -> None:  # noqa: D102
         return None
+
+    def pool(self, start: int, stop: int) -> object:  # noqa: D102
+        return 0
 
     def restrict(self, index: Array) -> Cardinality:  # noqa: D102
         return Cardinality(min(self.size, index.shape[0]))
@@ -120,6 +131,11 @@ class PerBlock(Pattern):
 
     def exchangeable(self, support: Array, outside: Array) -> Array:  # noqa: D102
         return _same(self._labels, support, outside)
+
+    def pool(self, start: int, stop: int) -> object | None:  # noqa: D102
+        first, last = int(self.labels[start]), int(self.labels[stop - 1])
+        same = first == last and bool(np.all(self.labels[start:stop] == first))
+        return first if same else None
 
     def restrict(self, index: Array) -> PerBlock:  # noqa: D102
         return PerBlock(self.labels[to_host(index)], self.sizes)

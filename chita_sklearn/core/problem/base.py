@@ -1,4 +1,4 @@
-"""What every algorithm asks of a problem: n F(w), through products with A."""
+"""What every algorithm asks of a problem, and what those ask that read its rows."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ class Selection(ABC):
 
 
 class Quadratic(ABC):
-    """What every algorithm asks of a problem: a few products, and what they give.
+    """What every algorithm asks of a problem: n F, its curvature, sums over p.
 
     Attributes
     ----------
-    p, n_rows : int
-        Coordinates, and the length of a residual.
+    p : int
+        Coordinates.
+    n_rows : int
+        How many rows A has, or has had.
     n : float
         The sum of the sample weights: objective / n is F.
     mu : float
         n * ridge.
     terms : int
         How many numbers are added up in one of A' r: what its rounding grows with.
-    b : array of shape (n_rows,), float64
-        The target.
     prior : array of shape (p,), float64, or None
         w_bar.
     xp, device, dtype
         The array namespace and the device of A, and the type coefficients return in.
     """
 
-    has_rows = False  # whether there are products with A: `matvec`, `rmatvec`
-    has_grams = False  # whether there are Gram matrices of any columns: `Columns`
+    has_rows = False  # whether there are products with A: see `Rows`
+    has_grams = False  # whether there are Gram matrices of any columns: `select`
+    has_targets = False  # whether it is made of many targets on one Gram each: `layers`
 
     p: int
     n_rows: int
     n: float
     mu: float
     terms: int
-    b: Array
     prior: Array | None
     xp: Any
     device: Any
@@ -73,35 +73,21 @@ class Quadratic(ABC):
         return Space(self.xp)
 
     @abstractmethod
-    def matvec(self, w: Array, rough: bool = False) -> Array:
-        """A w. One pass over A."""
-
-    @abstractmethod
-    def rmatvec(self, r: Array, rough: bool = False) -> Array:
-        """A' r. One pass over A."""
-
-    @abstractmethod
     def column_norms(self) -> Array:
         """h_j = ||a_j||^2, shape (p,). One pass over A, the first time."""
 
+    @property
     @abstractmethod
-    def raw_norms(self) -> Array:
-        """Squared column norms before centring: what rounding errors scale with."""
+    def at_zero(self) -> float:
+        """n F(0)."""
+
+    @abstractmethod
+    def objective(self, w: Array) -> float:
+        """n F(w)."""
 
     def reduced(self, passes: float) -> Quadratic:
         """Return a smaller problem with the same n F, if that costs fewer passes."""
         return self
-
-    @abstractmethod
-    def restrict(self, S: Array) -> Quadratic:
-        """Return the problem on the columns S (ascending) alone; copies A_S.
-
-        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
-        """
-
-    @abstractmethod
-    def thinned(self, step: int) -> Quadratic:
-        """Return the problem of every step-th row; n F is about step times smaller."""
 
     def side(self, rough: bool = False) -> float:
         """Side of the largest Gram matrix that is little beside the data."""
@@ -124,6 +110,48 @@ class Quadratic(ABC):
         """Float64 zeros where A lives."""
         return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
 
+    def penalty(self, w: Array) -> float:
+        """mu/2 ||w - w_bar||^2."""
+        shift = w if self.prior is None else w - self.prior
+        return 0.5 * self.mu * float(self.space.dot(shift, shift))
+
+
+class Rows(Quadratic):
+    """A problem whose rows are at hand: products with A and with A'.
+
+    Attributes
+    ----------
+    b : array of shape (n_rows,), float64
+        The target.
+    """
+
+    has_rows = True
+
+    b: Array
+
+    @abstractmethod
+    def matvec(self, w: Array, rough: bool = False) -> Array:
+        """A w. One pass over A."""
+
+    @abstractmethod
+    def rmatvec(self, r: Array, rough: bool = False) -> Array:
+        """A' r. One pass over A."""
+
+    @abstractmethod
+    def raw_norms(self) -> Array:
+        """Squared column norms before centring: what rounding errors scale with."""
+
+    @abstractmethod
+    def restrict(self, S: Array) -> Rows:
+        """Return the problem on the columns S (ascending) alone; copies A_S.
+
+        n F differs by the constant mu/2 ||w_bar||^2 over the columns left out.
+        """
+
+    @abstractmethod
+    def thinned(self, step: int) -> Rows:
+        """Return the problem of every step-th row; n F is about step times smaller."""
+
     def correlation(self) -> Array:
         """g = A'b + mu w_bar: minus the gradient of n F at w = 0."""
         g = self.rmatvec(self.b)
@@ -132,11 +160,6 @@ class Quadratic(ABC):
     def residual(self, w: Array) -> Array:
         """b - A w."""
         return self.b - self.matvec(w)
-
-    def penalty(self, w: Array) -> float:
-        """mu/2 ||w - w_bar||^2."""
-        shift = w if self.prior is None else w - self.prior
-        return 0.5 * self.mu * float(self.space.dot(shift, shift))
 
     def value(self, w: Array, r: Array) -> Array:
         """n F(w), given the residual of w; a 0-d array."""

@@ -18,11 +18,11 @@ import numpy as np
 from ..arrays import Array, to_host
 from ..refit.backsolve import Backsolver
 from ..refit.base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
-from .base import Quadratic
+from .base import Rows
 from .least_squares import LeastSquares
 
 
-class BlockLeastSquares(Quadratic):
+class BlockLeastSquares(Rows):
     """Several least-squares problems with one pattern over all their coordinates.
 
     Parameters
@@ -31,8 +31,6 @@ class BlockLeastSquares(Quadratic):
         The blocks, with one ridge and of one array library. The coordinates are theirs,
         one block after the other.
     """
-
-    has_rows = True  # but no Gram matrix of columns of two blocks
 
     def __init__(self, problems: Sequence[LeastSquares]) -> None:
         if not problems:

@@ -18,7 +18,7 @@ import scipy.sparse
 
 from ..arrays import Array
 from ..linalg import add_outer, mirror, triangular
-from .base import Quadratic
+from .base import Rows
 from .columns import Columns
 from .design import Dense, Scaled, Sparse
 
@@ -36,7 +36,7 @@ SHORTEST, LONGEST = 1e-70, 1e70
 FEW = 16  # blocks whose Grams may be added up in float32, if they are float32
 
 
-class LeastSquares(Quadratic):
+class LeastSquares(Rows):
     """min 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2, through products with A only.
 
     Parameters
@@ -84,7 +84,7 @@ class LeastSquares(Quadratic):
         that the squares of their products are no floating-point numbers.
     """
 
-    has_rows = has_grams = True
+    has_grams = True
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from ..arrays import Array, array_namespace, indices, numbers, scatter
-from ..linalg import cholesky_solve, damped_cholesky
-from ..problem.base import Quadratic
+from ..linalg import NotPositiveDefiniteError, cholesky_solve, damped_cholesky
+from ..problem.base import Rows
 from ..problem.columns import Columns, GramRows
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution, Status
@@ -42,6 +42,7 @@ class _Held(NamedTuple):
     rough: bool  # whether in float32
     whole: bool  # whether z is a support
     size: int  # about how many coordinates z has
+    updated: bool = False  # whether columns were taken out of the sum
 
 
 class Backsolver(SupportSolver):
@@ -97,7 +98,9 @@ class Backsolver(SupportSolver):
         self._z: Any = None
         self._held: Any = None
         # Shared by the copies.
-        self._rows = GramRows(problem) if TALL * problem.p <= problem.n_rows else None
+        tall = problem.p <= problem.n_rows
+        little = problem.p <= problem.side() or TALL * problem.p <= problem.n_rows
+        self._rows = GramRows(problem) if tall and little else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
         # No number is asked of the device but how many coordinates changed.
@@ -131,7 +134,8 @@ class Backsolver(SupportSolver):
                     scale = sign * xp.take(z - held.z, part)
                 sums = problem.outer_gram(part, scale, self._rough, sums, sign)
         size = held.size + more.shape[0] - less.shape[0]
-        self._held = _Held(z, *sums, self._rough, whole, size)
+        taken_out = held.updated or less.shape[0] > 0
+        self._held = _Held(z, *sums, self._rough, whole, size, taken_out)
         return self
 
     def _hold(self, whole: bool = False) -> None:
@@ -154,7 +158,13 @@ class Backsolver(SupportSolver):
             if centre is not None:
                 centre = (1.0 - share) * centre + share * its.centre
             self._held = _Held(
-                self._z, G, centre, self._rough, whole=False, size=mine.size
+                self._z,
+                G,
+                centre,
+                self._rough,
+                whole=False,
+                size=mine.size,
+                updated=mine.updated or its.updated,
             )
         elif self._side < self.problem.n_rows:
             largest = self.problem.space.top_k(self._z, self._side)
@@ -214,7 +224,18 @@ class Backsolver(SupportSolver):
         """d, the solution x of (A Z A' + mu I) x = d, and the factor it came from."""
         problem, held = self.problem, self._held
         d = problem.b if held.centre is None else problem.b - held.centre
-        L, self.damping = damped_cholesky(held.G, problem.mu, self._sure)
+        try:
+            L, self.damping = damped_cholesky(held.G, problem.mu, self._sure)
+            sound = self.damping == 0
+        except NotPositiveDefiniteError:
+            sound = False
+        if not sound and held.updated:
+            # Columns that dwarf the others were taken out of the sum, and their
+            # rounding has stayed: form it anew.
+            self._hold(held.whole)
+            return self._factored()
+        if not sound:
+            L, self.damping = damped_cholesky(held.G, problem.mu, self._sure)
         return d, _solved(L, d), L
 
     def _wide(self, within: float) -> Minimiser:
@@ -283,13 +304,13 @@ def ridge_solve(
     return v, damping
 
 
-def unsolved(problem: Quadratic, mask: Array) -> Solution:
+def unsolved(problem: Rows, mask: Array) -> Solution:
     """Return a support as a solution still to be solved for; no objective is above."""
     return Solution(problem.zeros(problem.p), mask, float("inf"))
 
 
 def backsolve(
-    problem: Quadratic, solution: Solution, solver: SupportSolver | None = None
+    problem: Rows, solution: Solution, solver: SupportSolver | None = None
 ) -> Solution:
     """Replace the coefficients on the solution's support by the best ones.
 

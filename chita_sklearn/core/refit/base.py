@@ -12,7 +12,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple, Self
 
 from ..arrays import Array
-from ..problem.base import Quadratic
+from ..problem.base import Rows
 
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 
@@ -83,7 +83,7 @@ class SupportSolver(ABC):
 
 @singledispatch
 def backsolver(
-    problem: Quadratic, size: int | None = None, rough: bool = False
+    problem: Rows, size: int | None = None, rough: bool = False
 ) -> SupportSolver:
     """Return the `SupportSolver` of a problem; one is registered for each class."""
     msg = f"no backsolve is registered for {type(problem).__name__}"

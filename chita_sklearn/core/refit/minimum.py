@@ -37,7 +37,7 @@ import scipy.linalg
 from ..arrays import Array, indices, scatter, to_host
 from ..doubled import length_squared, total, two_product, two_sum
 from ..linalg import triangular
-from ..problem.base import Quadratic
+from ..problem.base import Rows
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution
@@ -79,14 +79,14 @@ class _Point(NamedTuple):
     g_off: np.ndarray  # what each entry of g may be off by
 
 
-def is_optimal(problem: Quadratic, objective: float, bound: float) -> bool:
+def is_optimal(problem: Rows, objective: float, bound: float) -> bool:
     """Whether n F is as near its lower bound as rounding lets anyone see."""
     if objective - bound <= EXACT * objective:
         return True
     return objective <= PERFECT**2 * problem.at_zero
 
 
-def measured(problem: Quadratic, w: Array) -> float:
+def measured(problem: Rows, w: Array) -> float:
     """n F(w), from the data as given.
 
     One pass over the columns of X that w uses; in twice the digits where float64 does
@@ -112,7 +112,7 @@ def measured(problem: Quadratic, w: Array) -> float:
     return objective
 
 
-def minimum_on(problem: Quadratic, w: Array, support: Array) -> Known:
+def minimum_on(problem: Rows, w: Array, support: Array) -> Known:
     """Minimise n F on a support, starting from w, and bound the minimum from below.
 
     Costs a few products with A_S, and its QR factor where mu is too small to do
@@ -133,12 +133,12 @@ def minimum_on(problem: Quadratic, w: Array, support: Array) -> Known:
     return Known(coef, float(objective), float(least), unique)
 
 
-def settled(problem: Quadratic, solution: Solution, rivals: float) -> Solution:
+def settled(problem: Rows, solution: Solution, rivals: float) -> Solution:
     """Refit a solution, and bound n F by its support's minimum and all the others'.
 
     Parameters
     ----------
-    problem : Quadratic
+    problem : Rows
         What is minimised. The minimum on a support is known where there are rows.
     solution : Solution
         Coefficients on a support.
@@ -162,7 +162,7 @@ def settled(problem: Quadratic, solution: Solution, rivals: float) -> Solution:
     )
 
 
-def bounded(problem: Quadratic, objective: float, *bounds: float) -> float:
+def bounded(problem: Rows, objective: float, *bounds: float) -> float:
     """The best of some lower bounds (nan and -inf: not known) of an objective.
 
     Equal to the objective where that is optimal; nan where no bound is known.
@@ -173,7 +173,7 @@ def bounded(problem: Quadratic, objective: float, *bounds: float) -> float:
     return math.nan if best == -math.inf else min(max(best, 0.0), objective)
 
 
-def unique(problem: Quadratic, support: Array) -> bool:
+def unique(problem: Rows, support: Array) -> bool:
     """Whether n F has a single minimiser on a support, as far as rounding allows."""
     start = 0
     for part in problem.parts:

@@ -31,6 +31,8 @@ class WorkingSet:
         g, for all coordinates.
     inside : mask of shape (p,), or None
         Coordinates proven to be in every better support: they stay in S.
+    H : array of shape (m, m), or None
+        The Gram matrix of the members, where it is known already.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class WorkingSet:
         members: np.ndarray,
         correlation: Array,
         inside: Array | None = None,
+        H: Array | None = None,
     ) -> None:
         xp = problem.xp
         self.members = members
@@ -50,8 +53,8 @@ class WorkingSet:
         self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
         self._rows, self._known = np.empty((0, m)), 0
         large = m > COPIED * problem.p and m <= problem.n_rows
-        if m <= MOSTLY * pattern.size or large:
-            H = to_host(problem.select(where).gram())
+        if H is not None or m <= MOSTLY * pattern.size or large:
+            H = to_host(problem.select(where).gram() if H is None else H)
             # The library's memory may be read-only.
             self._rows = np.require(H, requirements=["C", "W"])
             self._rows[np.diag_indices(m)] += self._mu
