@@ -28,6 +28,7 @@ import scipy.sparse
 from chita_sklearn import ChitaRegressor, chita_path
 
 DIGITS = 80
+EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 # What a bound may exceed the optimum by, relative: a solution counts as optimal where
 # its objective is within 1e-13 of its bound (docs, what is promised).
 TOLERANCE = 3e-13
@@ -95,13 +96,14 @@ def generate(seed):
         weights = rng.integers(0, 4, n).astype(float)
         weights[rng.integers(n)] = 1.0
     options = {"k": k, "ridge": ridge, "fit_intercept": intercept}
+    options["standardize"] = bool(seed // len(KINDS) % 2)
     return kind, X, y, weights, options
 
 
 class Exact:
     """F of a problem in 80 digits, from X, y and the weights as they are given."""
 
-    def __init__(self, X, y, weights, *, k, ridge, fit_intercept):
+    def __init__(self, X, y, weights, *, k, ridge, fit_intercept, standardize=False):
         with mpmath.workdps(DIGITS):
             self.k, p = k, X.shape[1]
             s = np.ones(len(y)) if weights is None else weights
@@ -113,8 +115,14 @@ class Exact:
                 total = s @ M
                 G = G - np.outer(total, total) / self.n
             self.g, self.b2 = G[:p, p], G[p, p]
-            self.G = G[:p, :p] + self.n * mpmath.mpf(ridge) * np.eye(p, dtype=object)
+            self.G = G[:p, :p].copy()
+            for j in range(p):
+                # n ridge s_j^2, with s_j the standard deviation, or 1.
+                own = G[j, j] if standardize else self.n
+                self.G[j, j] += mpmath.mpf(ridge) * own
             self.at_zero = float(self.b2 / self.n / 2)
+            own = [self.G[j, j] / self.n for j in range(p)]
+            self.lengths = np.sqrt(np.maximum(np.asarray(own, dtype=float), 0.0))
 
     def value(self, coef):
         """F(coef)."""
@@ -162,7 +170,9 @@ def claims(seed):
             faults.append(f"{what}: bound {bound!r} above the optimum {best!r}")
         if gap == 0 and found > best + room:
             faults.append(f"{what}: gap 0 at {found!r}, the optimum is {best!r}")
-        if abs(found - true) > digits * true + 1e-20 * zero:
+        # And of coefficients that are large beside what they explain.
+        lost = EPS[X.dtype.name] * float(np.abs(coef) @ exact.lengths)
+        if abs(found - true) > digits * true + 1e-20 * zero + 4 * lost**2:
             faults.append(f"{what}: objective {found!r}, of its coefficients {true!r}")
 
     def check_model(what, model):
@@ -177,7 +187,7 @@ def claims(seed):
     for solver in ("swap", "exact") + (("dual",) if options["ridge"] else ()):
         fitted(solver, X, y, weights, solver=solver)
     fitted("sparse", scipy.sparse.csc_array(X), y, weights)
-    more = {name: options[name] for name in ("ridge", "fit_intercept")}
+    more = {name: options[name] for name in options if name != "k"}
     path = chita_path(
         X, y, options["k"], sample_weight=weights, random_state=0, n_restarts=2, **more
     )

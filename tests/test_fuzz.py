@@ -26,13 +26,14 @@ def test_nothing_that_is_claimed_is_false(kind):
     assert [fault for seed in seeds for fault in fuzz.claims(seed)] == []
 
 
+@pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("power", [6.5, 7.0, 7.5])
 @pytest.mark.parametrize("seed", range(10))
-def test_means_without_an_intercept_leave_no_false_proof(power, seed):
+def test_means_without_an_intercept_leave_no_false_proof(power, seed, scaled):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((32, 6)) + 10**power
     y = X @ rng.standard_normal(6) + rng.standard_normal(32)
-    options = {"k": 3, "ridge": 1e-4, "fit_intercept": False}
+    options = {"k": 3, "ridge": 1e-4, "fit_intercept": False, "standardize": scaled}
     best = float(fuzz.Exact(X, y, None, **options).optimum())
     model = ChitaRegressor(**options).fit(X, y)
     assert model.lower_bound_ <= best * (1 + 1e-12)
@@ -59,8 +60,9 @@ def test_near_duplicates_without_a_ridge_leave_no_false_proof(d, seed):
 def test_y_far_from_zero_is_centred_to_its_digits():
     y = 1e15 + np.arange(7.0)
     X = np.random.default_rng(0).standard_normal((7, 3))
-    model = ChitaRegressor(1, 1.0).fit(X, y)
-    exact = fuzz.Exact(X, y, None, k=1, ridge=1.0, fit_intercept=True)
+    options = {"k": 1, "ridge": 1.0, "fit_intercept": True, "standardize": True}
+    model = ChitaRegressor(**options).fit(X, y)
+    exact = fuzz.Exact(X, y, None, **options)
     assert model.objective_ == pytest.approx(float(exact.value(model.coef_)), rel=1e-9)
 
 

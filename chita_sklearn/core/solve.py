@@ -112,7 +112,7 @@ def solve(
     if problem.prior is not None:
         idle = idle & (problem.prior == 0)
     coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
-    coef = xp.astype(coef, problem.dtype, copy=False)
+    coef = problem.rounded(coef)
     objective = measured(problem, coef)
     bound = bounded(problem, objective, solution.lower_bound)
     status = solution.status

@@ -110,6 +110,10 @@ class Quadratic(ABC):
         """Float64 zeros where A lives."""
         return self.xp.zeros(size, dtype=self.xp.float64, device=self.device)
 
+    def rounded(self, w: Array) -> Array:
+        """Coefficients w, rounded as a caller will see them."""
+        return self.xp.astype(w, self.dtype, copy=False)
+
     def penalty(self, w: Array) -> float:
         """mu/2 ||w - w_bar||^2."""
         shift = w if self.prior is None else w - self.prior

@@ -134,6 +134,9 @@ class LeastSquares(Rows):
             self._norms = h = xp.where(h > rounding, h, xp.zeros_like(h))
             self._check_columns(h)
         self.scale: Array | None = None
+        # X and its means before they are scaled: what is claimed is computed from them.
+        self._unscaled, self._unscaled_m = data, self._m
+        self._column_scale: Array | None = None
         if standardize:
             self._standardize()
         self._take_target(y)
@@ -147,7 +150,8 @@ class LeastSquares(Rows):
         xp, h = self.xp, self.column_norms()
         live = h > 0
         self.scale = xp.where(live, 1 / xp.sqrt(xp.where(live, h, 1) / self.n), 1.0)
-        self._data = Scaled(self._data, self.scale)
+        self._data, self._unscaled = Scaled(self._data, self.scale), self._data
+        self._unscaled_m, self._column_scale = self._m, self.scale
         self._norms = xp.where(live, h * self.scale**2, 0.0)
         if self._m is not None:
             self._m = self._m * self.scale
@@ -157,6 +161,12 @@ class LeastSquares(Rows):
     def as_given(self, w: Array) -> Array:
         """Coefficients of the columns of X, from those of the columns of A."""
         return w if self.scale is None else w * self.scale
+
+    def rounded(self, w: Array) -> Array:
+        """Coefficients w such that those of X are numbers of its type."""
+        if self.scale is None:
+            return super().rounded(w)
+        return self.as_scaled(super().rounded(self.as_given(w)))
 
     def as_scaled(self, w: Array) -> Array:
         """Coefficients of the columns of A, from those of the columns of X."""
@@ -226,6 +236,8 @@ class LeastSquares(Rows):
         R = self._factor[0]
         other = copy.copy(self)
         other._data, other.n_rows = Dense(R[:, : self.p]), size
+        other._unscaled, other._unscaled_m = other._data, None
+        other._column_scale = None
         other.b, other.grams = R[:, self.p], []
         h, raw = self.column_norms(), self.raw_norms()
         # Each column of A is off by some eps of its length before centring, then by
@@ -333,10 +345,13 @@ class LeastSquares(Rows):
         """A[rows, S], dense, shape (n_rows, len(S)), float64 (float32 if rough)."""
         xp = self.xp
         rough = rough and self._m is None
-        out = self._data.take(S, rows)
+        # Centred before it is scaled: x - m is exact where the mean dwarfs the spread.
+        out = self._unscaled.take(S, rows)
         out = xp.astype(out, xp.float32 if rough else xp.float64, copy=False)
         if self._m is not None:
-            out -= xp.take(self._m, S)
+            out -= xp.take(self._unscaled_m, S)
+        if self._column_scale is not None:
+            out *= xp.astype(xp.take(self._column_scale, S), out.dtype, copy=False)
         if self._d is not None:
             out *= xp.astype(self._d[rows], out.dtype, copy=False)[:, None]
         return out
@@ -348,9 +363,18 @@ class LeastSquares(Rows):
     def given(
         self, S: Array, rows: slice = slice(None)
     ) -> tuple[Array, Array, Array | None]:
-        """X[rows, S], y[rows] and the weights of the rows, in float64, not centred."""
-        X = self.xp.astype(self._data.take(S, rows), self.xp.float64, copy=False)
+        """X[rows, S], y[rows] and the weights of the rows, in float64, as given.
+
+        Neither centred nor scaled.
+        """
+        X = self.xp.astype(self._unscaled.take(S, rows), self.xp.float64, copy=False)
         return X, self._y[rows], None if self._s is None else self._s[rows]
+
+    def scale_of(self, S: Array) -> Array:
+        """What the columns S of X are multiplied by."""
+        if self._column_scale is None:
+            return self.xp.ones(S.shape[0], dtype=self.xp.float64, device=self.device)
+        return self.xp.take(self._column_scale, S)
 
     @property
     def original(self) -> LeastSquares:
@@ -428,11 +452,13 @@ class LeastSquares(Rows):
 
         part = copy.copy(self)
         part._whole = None
-        part._data = Dense(self._data.take(S))
+        part._data = part._unscaled = Dense(self._data.take(S))
+        part._column_scale = None
         part.p = S.shape[0]
         part.prior, part._m, part._norms, part._raw, part.scale = map(
             taken, (self.prior, self._m, self._norms, self._raw, self.scale)
         )
+        part._unscaled_m = part._m
         part.grams, part._factor = [], []
         return part
 
@@ -440,6 +466,7 @@ class LeastSquares(Rows):
         other = copy.copy(self)
         other._whole = None
         other._data = self._data.part(slice(None, None, step))
+        other._unscaled = self._unscaled.part(slice(None, None, step))
         other._y = self._y[::step]
         other.n_rows, other.b = int(other._data.shape[0]), self.b[::step]
         if self._s is not None and self._d is not None:

@@ -395,10 +395,14 @@ def _doubled(problem: LeastSquares, S: Array, w_S: Array, *, slope: bool) -> _Po
     xp, size, n = problem.xp, int(S.shape[0]), problem.n_rows
     step = max(DOUBLED_BLOCK // max(size, 1), 1)
     blocks = [slice(i, min(i + step, n)) for i in range(0, n, step)]
+    scale = problem.scale_of(S)
+    # Of X as it is given: minus its coefficients, in twice the digits.
+    t_hi, t_lo = two_product(scale, -w_S)
     parts, s = [], []
     for rows in blocks:
         X, y, weights = problem.given(S, rows)
-        hi, lo = two_product(xp.matrix_transpose(X), -w_S[:, None])
+        hi, lo = two_product(xp.matrix_transpose(X), t_hi[:, None])
+        lo = lo + xp.matrix_transpose(X) * t_lo[:, None]
         parts.append(
             total(
                 xp.concat([y[None, :], hi]),
@@ -430,6 +434,8 @@ def _doubled(problem: LeastSquares, S: Array, w_S: Array, *, slope: bool) -> _Po
         some, error = total(some, error + X * v_lo[rows][:, None])
         g_hi, lost = two_sum(g_hi, some)
         g_lo = g_lo + lost + error
+    g_hi, error = two_product(g_hi, scale)
+    g_lo = error + g_lo * scale
     shift_lo = xp.zeros_like(shift)
     if problem.prior is not None:
         shift, shift_lo = two_sum(w_S, -xp.take(problem.prior, S))
