@@ -483,7 +483,7 @@ def test_gpu_equals_numpy(data, library):
         model = ChitaRegressorCV(**CHEAP, random_state=0).fit(there, y)
         for name in ("coef_", "support_", "score_path_"):
             assert type(getattr(model, name)) is type(there)
-        path = chita_path(there, y, 3, ridge=model.ridge_, random_state=0)
+        path = chita_path(there, y, [0, 1, 2, 3], ridge=model.ridge_, random_state=0)
     host = model.to_numpy()
     assert_allclose(host.score_path_, reference.score_path_, rtol=1e-9)
     assert_allclose(host.coef_, reference.coef_, rtol=1e-9)
