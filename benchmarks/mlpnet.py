@@ -48,6 +48,8 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 MODES = {
     "magnitude": {},
     "one stage": {},
+    "layers": {"objective": "reconstruction"},
+    "auto": {"objective": "auto"},
     "20 stages": {"stages": 15, "extra_stages": 5, "samples_per_gradient": 48},
     "40 stages": {
         "stages": 30,
@@ -56,6 +58,7 @@ MODES = {
         "schedule": lambda t, stages: (1 - 0.8**t) / (1 - 0.8 ** (stages - 1)),
     },
 }
+MODES["40 stages, auto"] = {**MODES["40 stages"], "objective": "auto"}
 CANDIDATES = (1, 4, 16)  # images in a gradient of one stage
 DEFAULT = 16
 CHOSEN = {0.95: 4, 0.98: 1}  # by --choose

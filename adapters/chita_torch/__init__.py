@@ -3,6 +3,7 @@
 from .export import SparseExport, TensorExport, export_sparse
 from .gradual import GradualPruner, KeptPruned, keep_pruned
 from .prune import prune
+from .refit import refit
 from .report import LayerReport, PruningReport, Stage, Trial
 from .targets import schedule_fractions
 
@@ -18,5 +19,6 @@ __all__ = [
     "export_sparse",
     "keep_pruned",
     "prune",
+    "refit",
     "schedule_fractions",
 ]

@@ -198,6 +198,22 @@ class Batches:
         several = {i for i in left if sizes[i] > 1} or left
         return (b for i, b in self._checked_pass() if i in several)
 
+    def sample(self, n: int) -> list[Tree]:
+        """Batches that are not held back, drawn at random, ``n`` samples at most."""
+        left = [i for i in range(len(self._marks)) if i not in self._held]
+        order = torch.randperm(len(left), generator=self._generator, device="cpu")
+        taken: dict[int, int] = {}
+        for i in (left[j] for j in order.tolist()):
+            taken[i] = min(self._marks[i][0], n)
+            n -= taken[i]
+            if n == 0:
+                break
+        return [
+            map_tensors(_rows(0, taken[i]), batch)
+            for i, batch in self._checked_pass()
+            if i in taken
+        ]
+
     def _hold_back(self, share: float) -> set[int]:
         n = len(self._marks)
         if share == 0:

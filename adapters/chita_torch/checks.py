@@ -54,7 +54,7 @@ def check_model(model: Any, loss_fn: Any) -> None:
             msg = f"buffer {name!r} is not initialised: run one batch first."
             raise ValueError(msg)
     criterion = isinstance(loss_fn, nn.modules.loss._Loss)
-    if criterion or not callable(loss_fn):
+    if criterion or not (loss_fn is None or callable(loss_fn)):
         msg = (
             "loss_fn must be a function loss_fn(model, batch) that runs the model and "
             f"returns the mean loss of the batch; got {type(loss_fn).__name__}."

@@ -131,6 +131,10 @@ class Layout:
         """Names of the chosen parameters."""
         return [slot.name for slot in self.slots]
 
+    def slot(self, name: str) -> Slot:
+        """Return the slot of a name."""
+        return next(slot for slot in self.slots if slot.name == name)
+
     @property
     def device(self) -> torch.device:
         """Where the first chosen parameter lives."""

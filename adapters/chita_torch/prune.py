@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,11 @@ from .checks import (
 )
 from .gradients import LossFunction, matrix_bytes
 from .layout import Layout, Selector
+from .objective import OBJECTIVES, ByGradients, ByLoss, ByReconstruction, Objective
+from .predictions import Predictions
+from .reconstruction import Reconstruction
 from .report import LayerReport, PruningReport, Stage
-from .stage import Search, Setting, run_stage
+from .stage import Search, Setting
 from .state import (
     all_or_nothing,
     has_batchnorm,
@@ -34,7 +36,8 @@ from .state import (
     restore_statistics,
     save_statistics,
 )
-from .targets import Schedule, make_targets, schedule_fractions
+from .statistics import check_memory
+from .targets import Schedule, join_targets, make_targets, schedule_fractions
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,9 @@ logger = logging.getLogger(__name__)
 def prune(
     model: nn.Module,
     batches: Iterable[Tree],
-    loss_fn: LossFunction,
+    loss_fn: LossFunction | None,
     *,
+    objective: str = "gradients",
     sparsity: float | None = None,
     density: float | None = None,
     scope: str | Mapping[str, float] = "global",
@@ -55,6 +59,7 @@ def prune(
     extra_stages: int = 0,
     schedule: Schedule = "exponential",
     regrow: bool = True,
+    n_samples: int = 4096,
     n_gradients: int = 1000,
     samples_per_gradient: int = 16,
     first_order: bool | str = "auto",
@@ -69,8 +74,9 @@ def prune(
 ) -> PruningReport:
     r"""Prune a network in place, by a second-order model of its loss.
 
-    With :math:`\bar w` the current weights, B the samples of a micro-batch and row i
-    of A :math:`\sqrt B` times the gradient of micro-batch i's mean loss,
+    **By gradients** (``objective="gradients"``), with :math:`\bar w` the current
+    weights, B the samples of a micro-batch and row i of A :math:`\sqrt B` times the
+    gradient of micro-batch i's mean loss,
 
     .. math::
 
@@ -83,6 +89,20 @@ def prune(
     not. With several stages this is repeated at rising sparsity, with fresh gradients
     at the current weights.
 
+    **By reconstruction** (``objective="reconstruction"``), a budget over all layers is
+    divided by
+
+    .. math::
+
+        \min_w \frac12 \sum_l \sum_i g_{li} (w_{li} - \bar w_{li})^T
+        (H_l + \mu_l I) (w_{li} - \bar w_{li}),
+
+    where :math:`H_l` is the mean of :math:`x x^T` over the inputs of layer l (patches
+    of a convolution) and :math:`g_{li}` the mean squared derivative of the loss with
+    respect to its output i. Then each layer, in the order in which they run, is solved
+    with that many weights for the outputs that the dense network gives, from the inputs
+    that the pruned one gives. See `chita_torch.reconstruction`.
+
     The model is exactly as it was if anything fails or the user interrupts.
 
     Parameters
@@ -93,11 +113,22 @@ def prune(
     batches : iterable of batches
         Training data, iterable again and again: a DataLoader, a list. A batch is a
         tensor, or tuples, lists, dicts of tensors whose first axis are the samples.
-    loss_fn : callable
+    loss_fn : callable or None
         ``loss_fn(model, batch)`` returns the mean loss of a batch, a scalar tensor. It
         is also called under `torch.no_grad`: where it differentiates inside, it has to
         do so under `torch.enable_grad`. An `torch.autocast` around `prune` is left for
         its time; one inside ``loss_fn`` counts.
+        By reconstruction, None stands for the model's own predictions, where its
+        outputs are logits, classes last: g is taken for labels drawn from its softmax,
+        and the calibration loss is the divergence from the dense network. The model is
+        called as ``model(batch)``, ``model(**batch)`` or ``model(batch[0])``.
+    objective : {"gradients", "reconstruction", "auto"}, default="gradients"
+        What is minimised, as above. "auto" tries in each stage the reconstruction, a
+        step by gradients after it (of several stages, instead of it too) and the
+        largest weights as they are, and takes what has the least calibration loss.
+        Reconstruction knows linear and convolution calls and attention projections;
+        others, such as recurrent weights, are pruned by their mean squared gradients,
+        and the report says so.
     sparsity, density : float, optional
         Share of the chosen weights to prune, in [0, 1), or to keep, in (0, 1]. Of p
         weights ``round((1 - sparsity) p)`` are kept, exactly.
@@ -126,6 +157,8 @@ def prune(
         Whether a weight pruned in one stage may return in the next. If not, those that
         are zero to begin with stay so too: a model that is sparser than asked remains
         as sparse.
+    n_samples : int, default=4096
+        Samples whose inputs are reconstructed, at most.
     n_gradients : int, default=1000
         Rows n of A. Fewer are used, and the report says so, where the batches do not
         hold as many micro-batches.
@@ -136,12 +169,14 @@ def prune(
         calibration loss rises with it.
     ridge : float or "auto", default="auto"
         In the formula above. "auto" moves by half powers of ten to where the pruned
-        model has the least loss on the calibration batches.
+        model has the least loss on the calibration batches. By reconstruction
+        :math:`\mu_l` is ``ridge`` times the mean of the diagonal of :math:`H_l`; "auto"
+        starts at 0.01 and moves by powers of ten that gain 5 % of that loss.
     solver : str, default="auto"
-        A plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a proven gap)
-        where there is a ridge; of several stages, each takes "dual" or "dense" by the
-        calibration loss for a candidate with the first-order term. The report names
-        the choice.
+        By gradients, a plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a
+        proven gap) where there is a ridge; of several stages, each takes "dual" or
+        "dense" by the calibration loss for a candidate with the first-order term. The
+        report names the choice.
     calibration : float, default=0.1
         Share of the batches held back, never differentiated, to choose solver, ridge,
         first_order, the length of the step, and BatchNorm recalibration. They are kept
@@ -171,7 +206,8 @@ def prune(
         are empty, too small or differ between passes, a loss that is not a scalar,
         a loss or gradient that is not finite.
     MemoryError
-        If the gradient matrix will not fit; nothing has been allocated.
+        If the gradient matrix or the moments of the layers will not fit; nothing has
+        been allocated.
 
     See Also
     --------
@@ -183,11 +219,17 @@ def prune(
     Time of a stage: n forward and backward passes over B samples, and for each
     candidate a solve, O(n^2 p), and a pass over the calibration batches. Memory:
     4 n p bytes for A, about as much again in the solver, and a copy of the weights.
+    By reconstruction: a forward and a backward pass, two forward passes for each ridge
+    tried, and for a layer of d inputs O(d^3) and some hundred times its weights times
+    d. Memory: 8 d^2 bytes for each layer, and the activations of all samples.
 
     References
     ----------
     Benbaki et al., "Fast as CHITA: Neural Network Pruning with Combinatorial
-    Optimization", ICML 2023, arXiv:2302.14623.
+    Optimization", ICML 2023, arXiv:2302.14623. Reconstruction of layers: Frantar and
+    Alistarh, "SparseGPT", ICML 2023; Meng et al., "ALPS", NeurIPS 2024. Output weights:
+    Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
+    curvature", ICML 2015.
 
     Examples
     --------
@@ -209,6 +251,13 @@ def prune(
     (88, 88)
     """
     check_model(model, loss_fn)
+    if objective not in OBJECTIVES:
+        msg = f"objective={objective!r} is unknown; choose from {OBJECTIVES}."
+        raise ValueError(msg)
+    if loss_fn is None and objective == "gradients":
+        msg = "objective='gradients' needs loss_fn(model, batch), the mean loss."
+        raise ValueError(msg)
+    n_samples = check_count("n_samples", n_samples, 1)
     chosen = None if device is None else check_device(device)
     stages = check_count("stages", stages, 1)
     extra_stages = check_count("extra_stages", extra_stages, 0)
@@ -223,7 +272,8 @@ def prune(
         ridge=None if ridge == "auto" else check_ridge(ridge),
         first_order=None if isinstance(first_order, str) else first_order,
     )
-    if calibration == 0 and None in (search.ridge, search.first_order):
+    choosing = objective == "gradients" and None in (search.ridge, search.first_order)
+    if calibration == 0 and choosing:
         msg = (
             "calibration=0 leaves nothing to choose ridge='auto' or first_order='auto' "
             "by: give both, or hold batches back."
@@ -240,6 +290,8 @@ def prune(
         include=include,
         exclude=exclude,
     )
+    if objective != "gradients":
+        targets = [join_targets(targets)]  # the layers are solved one by one anyway
     layout = Layout.join([target.layout for target in targets])
     original = layout.gather()
     generator = torch.Generator()
@@ -253,19 +305,11 @@ def prune(
         data = Batches(
             batches, samples_per_gradient, calibration, layout.device, generator
         )
-        n_rows = min(n_gradients, data.n_available)
-        largest = max(len(target.layout) for target in targets)
-        size = matrix_bytes(n_rows, largest, original.dtype) / 2**20
-        logger.info("gradient matrix: %d x %d, %.1f MiB", n_rows, largest, size)
-        bar = tqdm(
-            total=len(fractions) * len(targets) * n_rows,
-            desc=f"gradients ({n_rows} x {largest:,}, {size:.0f} MiB)",
-            unit="row",
-            disable=not progress,
-        )
+        seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
+        own = Predictions(seed)
         setting = Setting(
             model,
-            loss_fn,
+            own.divergence if loss_fn is None else loss_fn,
             data,
             n_gradients,
             solver,
@@ -273,31 +317,57 @@ def prune(
             regrow,
             block_size,
             solve_on,
-            int(torch.randint(2**31, (), generator=generator, device="cpu")),
-            bar.update,
+            seed,
+            lambda count: bar.update(count),
         )
-        searches = [replace(search) for _ in targets]
+        method: Objective
+        if objective == "gradients":
+            method = ByGradients(setting, search)
+            n_rows = min(n_gradients, data.n_available)
+            notes = _notes(n_gradients, n_rows, samples_per_gradient)
+            largest = max(len(target.layout) for target in targets)
+            size = matrix_bytes(n_rows, largest, original.dtype) / 2**20
+            logger.info("gradient matrix: %d x %d, %.1f MiB", n_rows, largest, size)
+            total: int | None = len(fractions) * len(targets) * n_rows
+            label = f"gradients ({n_rows} x {largest:,}, {size:.0f} MiB)"
+        else:
+            reconstruction = Reconstruction(
+                setting,
+                layout,
+                data.sample(n_samples),
+                own.drawn if loss_fn is None else loss_fn,
+                own.outputs if loss_fn is None else loss_fn,
+                search.ridge,
+                targets[0].n_of_m is not None,
+            )
+            size = check_memory(layout, solve_on) / 2**20
+            logger.info("moments of the layers: %.1f MiB", size)
+            notes, total, label = (), None, f"layers (moments {size:.0f} MiB)"
+            if objective == "auto" and loss_fn is not None and data.calibration:
+                method = ByLoss(setting, search, reconstruction)
+            else:
+                method = ByReconstruction(reconstruction)
+        bar = tqdm(total=total, desc=label, unit="row", disable=not progress)
         masks: dict[str, Tensor] = {}
         done: list[Stage] = []
         loss = loss_before = _calibration_loss(setting)
         recalibrated = False
         with bar:
-            for fraction in fractions:
-                for target, its_search in zip(targets, searches, strict=True):
-                    stage, mask = run_stage(
-                        setting, target.layout, target.at(fraction), its_search, loss
-                    )
+            for number, fraction in enumerate(fractions, start=1):
+                for target in targets:
+                    stage, mask = method.run(target, fraction, loss)
                     done.append(stage)
                     masks |= target.layout.unflatten(mask)
                     loss = stage.chosen.loss
                     bar.set_postfix(
                         sparsity=f"{stage.sparsity:.3f}", loss=f"{loss:.4f}"
                     )
-                if norms:
+                # (What is reconstructed is the dense network with its own statistics.)
+                if norms and (objective == "gradients" or number == len(fractions)):
                     loss, kept = _recalibrate(setting, loss, always=norms is True)
                     recalibrated |= kept
         return PruningReport(
-            layers=_layer_reports(layout, original, masks),
+            layers=_layer_reports(layout, original, masks, done[-1].errors),
             stages=tuple(done),
             masks={
                 s.name: masks[s.name].to(s.parameter.device, copy=True)
@@ -306,7 +376,7 @@ def prune(
             loss_before=loss_before,
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,
-            notes=_notes(n_gradients, n_rows, samples_per_gradient),
+            notes=(*notes, *method.notes),
         )
 
 
@@ -335,7 +405,10 @@ def _recalibrate(setting: Setting, loss: float, *, always: bool) -> tuple[float,
 
 
 def _layer_reports(
-    layout: Layout, original: Tensor, masks: Mapping[str, Tensor]
+    layout: Layout,
+    original: Tensor,
+    masks: Mapping[str, Tensor],
+    errors: Mapping[str, float],
 ) -> tuple[LayerReport, ...]:
     before, after = original, layout.gather()
     reports = []
@@ -349,6 +422,7 @@ def _layer_reports(
                 n_weights=slot.size,
                 n_kept=int(masks[slot.name].sum()),
                 moved=float((new - old).norm()) / scale if scale else 0.0,
+                error=errors.get(slot.name, math.nan),
             )
         )
     return tuple(reports)

@@ -48,11 +48,14 @@ class Stage:
     solver, message : str
         The plan, and why it stopped.
     gradient_method : str
-        "batched" or "loop".
+        "batched" or "loop" (gradients), "moments" (reconstruction).
     gradient_seconds, solve_seconds : float
         Wall time of the gradients, and of all solves and calibration losses.
     matrix_bytes : int
-        Size of the gradient matrix.
+        Size of the gradient matrix, or of the moments.
+    errors : dict of str to float
+        By reconstruction: of each layer the squared error of its outputs over their
+        square, both for the inputs that its network gives it; empty otherwise.
     """
 
     layers: tuple[str, ...]
@@ -70,6 +73,7 @@ class Stage:
     gradient_seconds: float
     solve_seconds: float
     matrix_bytes: int
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:
@@ -84,7 +88,8 @@ class LayerReport:
     """One pruned parameter.
 
     ``moved`` is ||w - w_bar|| / ||w_bar||: how far its weights went, pruned ones
-    included.
+    included. ``error``, by reconstruction, is the squared error of the layer's outputs
+    over their square; nan otherwise.
     """
 
     name: str
@@ -92,6 +97,7 @@ class LayerReport:
     n_weights: int
     n_kept: int
     moved: float
+    error: float = math.nan
 
     @property
     def sparsity(self) -> float:
@@ -181,7 +187,7 @@ class PruningReport:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
-            ("layer", "shape", "weights", "kept", "sparsity", "moved")
+            ("layer", "shape", "weights", "kept", "sparsity", "moved", "error")
         ]
         rows += [
             (
@@ -191,6 +197,7 @@ class PruningReport:
                 f"{layer.n_kept:,}",
                 f"{layer.sparsity:.2%}",
                 f"{layer.moved:.2f}",
+                "" if math.isnan(layer.error) else f"{layer.error:.4f}",
             )
             for layer in self.layers
         ]
@@ -201,6 +208,7 @@ class PruningReport:
                 f"{self.n_weights:,}",
                 f"{self.n_kept:,}",
                 f"{self.sparsity:.2%}",
+                "",
                 "",
             )
         )

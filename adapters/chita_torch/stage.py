@@ -72,7 +72,7 @@ class Search:
             if ridge is None:
                 ridge = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
                 least = loss_at(plan, ridge)
-                ridge, least = _descend(partial(loss_at, plan), ridge, least, 10.0)
+                ridge, least = descend(partial(loss_at, plan), ridge, least, 10.0)
             else:
                 least = loss_at(plan, ridge)
             ridge, least = self._refine(partial(loss_at, plan), ridge, least)
@@ -91,18 +91,25 @@ class Search:
         """Seek a better ridge nearby, unless it is given."""
         if self.ridge is not None:
             return ridge, least
-        return _descend(loss_at, ridge, least, math.sqrt(10.0))
+        return descend(loss_at, ridge, least, math.sqrt(10.0))
 
 
-def _descend(
-    loss_at: Callable[[float], float], ridge: float, least: float, factor: float
+def descend(
+    loss_at: Callable[[float], float],
+    ridge: float,
+    least: float,
+    factor: float,
+    gain: float = 0.0,
 ) -> tuple[float, float]:
-    """Multiply or divide ``ridge`` by ``factor`` as long as the loss falls."""
+    """Multiply or divide ``ridge`` by ``factor`` as long as the loss falls.
+
+    By more than ``gain`` of it each time.
+    """
     for ratio in (factor, 1 / factor):
         moved = False
         for _ in range(MAX_MOVES):
             loss = loss_at(ridge * ratio)
-            if not (loss < least or math.isnan(least)):
+            if not (loss < (1 - gain) * least or math.isnan(least)):
                 break
             ridge, least, moved = ridge * ratio, loss, True
         if moved:
@@ -345,10 +352,16 @@ def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:
 
 
 def _warn_if_unused(layout: Layout, live: Tensor) -> None:
-    unused = [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
-    if unused:
+    warn_of_unused(
+        [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
+    )
+
+
+def warn_of_unused(names: Sequence[str]) -> None:
+    """Warn of layers that the loss does not depend on, if there are any."""
+    if names:
         msg = (
-            f"the loss does not depend on {unused}: every gradient is zero, so these "
+            f"the loss does not depend on {names}: every gradient is zero, so these "
             "weights are pruned first. Exclude them if they are used elsewhere."
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warnings.warn(msg, UserWarning, stacklevel=5)

@@ -239,6 +239,17 @@ def make_targets(
     return [Target(part, sparsity, None, n_of_m, min_density) for part in parts]
 
 
+def join_targets(targets: Sequence[Target]) -> Target:
+    """Return targets that follow each other as one, each layer at its own sparsity."""
+    if len(targets) == 1:
+        return targets[0]
+    layout = Layout.join([target.layout for target in targets])
+    if targets[0].n_of_m is not None:
+        return Target(layout, n_of_m=targets[0].n_of_m)
+    shares = [target.sparsity for target in targets]
+    return Target(layout, per_layer=tuple(s for s in shares if s is not None))
+
+
 def _named_target(
     model: nn.Module,
     layout: Layout,

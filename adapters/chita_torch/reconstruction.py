@@ -1,0 +1,438 @@
+"""One stage by what the layers do: gradients divide the budget, activations solve.
+
+With W0 the dense network's weights, W the present ones, H and g as in `statistics`,
+
+1. *budget*: under one pattern over all layers,
+
+       minimise  1/2 sum_l sum_i g_li (v_li - w_li)' (H_l + mu_l I) (v_li - w_li)
+
+2. *layers*, in the order in which they run, each with as many weights as the budget
+   gave it: with x the inputs that the pruned network gives and x0 the dense one's,
+
+       minimise  1/2 sum_i g_i [ mean (v_i'x - w0_i'x0)^2 + mu ||v_i - w_i||^2 ]
+
+   so that each layer makes up for what the layers before it got wrong.
+
+mu is `damping` times the mean of H's diagonal; the calibration loss chooses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chita_sklearn.core import (
+    BlockDiagonal,
+    Cardinality,
+    ManyTargets,
+    Pattern,
+    Solution,
+    solve,
+)
+
+from .batches import Tree, n_samples
+from .calls import Call, Part
+from .gradients import LossFunction, gradient_matrix
+from .layout import Layout, Slot
+from .lockstep import Lockstep
+from .report import Stage, Trial
+from .stage import Setting, descend, warn_of_unused
+from .state import mean_loss
+from .statistics import Moments, collect, gram, place, rows_of
+
+DAMPING = 1e-2  # of the mean of H's diagonal; where the search starts
+GAIN = 0.05  # share of the calibration loss that another choice must gain: else noise
+FAINT = 1e-6  # of the mean of g: least weight of an output
+BUNDLE = 256  # columns of a bundle of groups with one output each
+
+
+class Within(Pattern):
+    """A pattern, but only coordinates in ``allowed``: fewer, where it leaves fewer."""
+
+    def __init__(self, pattern: Pattern, allowed: Tensor) -> None:
+        self.pattern, self.allowed = pattern, allowed
+        self.size = min(pattern.size, int(allowed.sum()))
+
+    def best_mask(self, score: Tensor) -> Tensor:  # noqa: D102
+        allowed = self.allowed.to(score.device)
+        out = torch.where(allowed, score, -torch.inf)
+        return torch.as_tensor(self.pattern.best_mask(out)) & allowed
+
+    def exchangeable(self, support: Tensor, outside: Tensor) -> Tensor:  # noqa: D102
+        inner = self.pattern.exchangeable(support, outside)
+        allowed = self.allowed.to(outside.device)[outside]
+        every = allowed.expand(len(support), len(outside))
+        return every if inner is None else torch.as_tensor(inner) & every
+
+    def restrict(self, index: Tensor) -> Within:  # noqa: D102
+        return Within(self.pattern.restrict(index), self.allowed[index])
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What one pass over the layers gave."""
+
+    weights: Tensor  # flat, shape (p,)
+    mask: Tensor
+    errors: Mapping[str, float]  # mean squared error over mean square, by name
+
+
+@dataclass
+class Reconstruction:
+    """Stages of `prune` by reconstruction; `run` makes one of them.
+
+    Attributes
+    ----------
+    setting : Setting
+        Model, data and options; ``setting.loss_fn`` is what is calibrated by.
+    layout : Layout
+        The chosen weights.
+    batches : list of batches
+        Whose inputs are reconstructed.
+    differentiate, forward : callable
+        ``(model, batch)``: the loss that g is of, and what merely runs the model.
+    damping : float or None
+        None: chosen by the calibration loss.
+    grouped : bool
+        Whether the pattern rules each layer by itself (N:M) and not by its size alone.
+    """
+
+    setting: Setting
+    layout: Layout
+    batches: list[Tree]
+    differentiate: LossFunction
+    forward: LossFunction
+    damping: float | None
+    grouped: bool
+    dense: Tensor = field(init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+    _last: float = field(default=DAMPING, init=False)
+
+    def __post_init__(self) -> None:
+        self.n = sum(n_samples(batch) for batch in self.batches)
+        self.dense = self.layout.gather()
+
+    def run(self, pattern: Any, loss_before: float) -> tuple[Stage, Tensor]:
+        """Prune to ``pattern``, in place.
+
+        Parameters
+        ----------
+        pattern : pattern of chita_sklearn.core
+            On the coordinates of the layout.
+        loss_before : float
+            Calibration loss of the model as it is (nan without calibration).
+
+        Returns
+        -------
+        stage : Stage
+        mask : Tensor of bool, shape (p,)
+            The weights kept.
+
+        Notes
+        -----
+        Time: a forward and a backward pass over the samples; for each damping tried,
+        two forward passes and a solve of each layer. Memory: 8 d^2 bytes for a layer of
+        d inputs, all layers together, and the activations of all samples at one layer.
+        """
+        setting, layout, start = self.setting, self.layout, perf_counter()
+        present = layout.gather()
+        if not setting.regrow:
+            pattern = Within(pattern, present != 0)
+        moments = collect(
+            setting.model, self.differentiate, self.batches, layout, self.n
+        )
+        if torch.equal(present, self.dense):
+            zero = [its.part.name for its in moments.values() if not its.g.any()]
+            warn_of_unused(sorted(set(zero)))
+        fisher = self._fisher(unseen(layout, moments))
+        seconds = perf_counter() - start
+        first = self._last if self.damping is None else self.damping
+        budget = solve(
+            self._around(moments, fisher, present, first),
+            pattern,
+            random_state=setting.random_state,
+        )
+        pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
+        trials: list[Trial] = []
+        best: tuple[Trial, Layers] | None = None
+
+        def evaluate(plan: str, damping: float, found: Layers) -> float:
+            nonlocal best
+            layout.scatter(found.weights)
+            loss = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
+            trial = Trial(plan, damping, False, 1.0, loss)
+            trials.append(trial)
+            if best is None or not loss >= (1 - GAIN) * best[0].loss:
+                best = trial, found
+            layout.scatter(present)
+            return loss
+
+        def at(damping: float) -> float:
+            def choose(problem: BlockDiagonal, where: slice) -> Solution:
+                wanted = rule(pattern, mask[where], where, self.grouped)
+                return solve(problem, wanted, random_state=setting.random_state)
+
+            found = self.layers(moments, choose, pruned, mask, present, damping)
+            return evaluate("layers", damping, found)
+
+        loss = at(first)
+        if self.damping is None and setting.data.calibration:
+            self._last, _ = descend(at, first, loss, 10.0, GAIN)
+        if setting.data.calibration:
+            evaluate("budget", first, Layers(pruned, mask, {}))
+        assert best is not None
+        chosen, found = best
+        layout.scatter(found.weights)
+        stage = Stage(
+            layers=tuple(layout.names),
+            sparsity=int((~found.mask).sum()) / len(layout),
+            n_rows=self.n,
+            chosen=chosen,
+            trials=tuple(trials),
+            loss_before=loss_before,
+            predicted_change=budget.objective,
+            objective=budget.objective,
+            lower_bound=budget.lower_bound,
+            solver=chosen.plan,
+            message=budget.status.value,
+            gradient_method="moments",
+            gradient_seconds=seconds,
+            solve_seconds=perf_counter() - start - seconds,
+            matrix_bytes=sum(8 * its.H.numel() for its in moments.values()),
+            errors=found.errors,
+        )
+        return stage, found.mask
+
+    def _fisher(self, names: list[str]) -> dict[str, Tensor]:
+        """Mean squared gradients of weights that no call has shown, by name."""
+        if not names:
+            return {}
+        note = (
+            f"{names} are used by no linear or convolution call, or in more than one "
+            "way: they are pruned by their mean squared gradients, not reconstructed."
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        setting, layout = self.setting, self.layout.keep(names)
+        n = min(setting.n_gradients, setting.data.n_available)
+        A = gradient_matrix(
+            setting.model,
+            self.differentiate,
+            setting.data.draw(n),
+            layout,
+            n,
+            samples_per_gradient=setting.data.samples_per_gradient,
+            device=setting.device,
+        ).A
+        squares = A.double().square().mean(dim=0)
+        return {s.name: squares[s.start : s.stop] for s in layout.slots}
+
+    def _around(
+        self,
+        moments: Mapping[Part, Moments],
+        fisher: Mapping[str, Tensor],
+        present: Tensor,
+        damping: float,
+    ) -> BlockDiagonal:
+        """The budget's problem, in the order of the layout."""
+        device = self.setting.device
+        problems: list[ManyTargets] = []
+        for slot in self.layout.slots:
+            flat = present[slot.start : slot.stop].to(device, torch.float64)
+            if slot.name in fisher:  # a diagonal: one input, as many outputs as weights
+                weights = _above_zero(fisher[slot.name].to(device))
+                one = flat.new_ones((1, 1))
+                problems.append(ManyTargets.around(one, flat[:, None], weights=weights))
+                continue
+            for part in sorted(_parts_of(slot, moments), key=lambda part: part.start):
+                its = moments[part]
+                H, W = its.H.to(device), part.split(flat[part.stretch(slot)])
+                mu = damping * mean_diagonal(H)
+                C = W @ H + mu * W
+                constant = 0.5 * (C * W).sum(dim=2)
+                problems += targets(part, H, C, mu, its.g.to(device), constant)
+        return BlockDiagonal(problems)
+
+    def layers(
+        self,
+        moments: Mapping[Part, Moments],
+        choose: Callable[[BlockDiagonal, slice], Solution],
+        pruned: Tensor,
+        mask: Tensor,
+        present: Tensor,
+        damping: float,
+    ) -> Layers:
+        """Solve layer after layer; the model's own weights are left as they are.
+
+        ``choose(problem, where)`` solves for the weights at ``where`` in the flat
+        vector. Those that no call shows stay as they are in ``pruned`` and ``mask``; a
+        ridge holds the others near ``present``.
+        """
+        setting, layout = self.setting, self.layout
+        flat, mask = pruned.clone(), mask.clone()
+        errors: dict[str, float] = {}
+        written = _typed(layout, layout.unflatten(flat))
+        passes = Lockstep(
+            setting.model,
+            self.forward,
+            self.batches,
+            layout,
+            _typed(layout, layout.unflatten(self.dense)),
+            written,
+            moments,
+        )
+        with passes:
+            for part, calls in passes:
+                its, where = moments[part], place(layout, part)
+                W0 = part.split(self.dense[where])
+                H, cross, energy = self._moments(its, calls, W0)
+                mu = damping * mean_diagonal(H)
+                C = cross + mu * part.split(present[where].to(H))
+                problem = BlockDiagonal(targets(part, H, C, mu, its.g.to(H)))
+                solution = choose(problem, where)
+                coef = torch.as_tensor(solution.coef).to(H)
+                V = part.split(coef)
+                error = ((V @ H - 2 * cross) * V).sum() + energy
+                errors[part.name] = float(error.clamp_min(0) / energy.clamp_min(1e-300))
+                flat[where] = coef.to(flat)
+                mask[where] = torch.as_tensor(solution.support).to(mask)
+                slot = layout.slot(part.name)
+                whole = slot.unflatten(flat[slot.start : slot.stop])
+                written[part.name] = whole.to(slot.parameter)
+        return Layers(torch.where(mask, flat, 0.0), mask, errors)
+
+    def _moments(
+        self,
+        its: Moments,
+        calls: list[tuple[int, Call, Call]],
+        W0: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of x x' and of y0 x', and the sum of those of y0^2, with y0 = W0 x0."""
+        device = self.setting.device
+        if its.calls > 1 or not calls:
+            # Used again further on, for inputs that are not known yet.
+            H, W = its.H.to(device), W0.to(device, torch.float64)
+            return H, W @ H, ((W @ H) * W).sum()
+        H = cross = energy = torch.zeros((), dtype=torch.float64, device=device)
+        n = 0
+        for number, call, other in calls:
+            size = n_samples(self.batches[number])
+            limit = rows_of(W0.shape[-1], size / self.n)
+            X, X0 = (each.rows(limit, number) for each in (call, other))
+            Y0 = X0 @ W0.to(X0).mT
+            H, cross = H + gram(X).to(device), cross + gram(X, Y0).to(device)
+            energy = energy + Y0.double().square().sum().to(device)
+            n += X.shape[1]
+        return H / n, cross / n, energy / n
+
+
+def unseen(layout: Layout, moments: Mapping[Part, Moments]) -> list[str]:
+    """Names of weights that the calls do not show whole, and once each row."""
+    found = []
+    for slot in layout.slots:
+        covered = torch.zeros(slot.size, dtype=torch.int64, device="cpu")
+        for part in _parts_of(slot, moments):
+            covered[part.stretch(slot)] += 1
+        if not bool((covered == 1).all()):
+            found.append(slot.name)
+    return found
+
+
+def rule(pattern: Any, mask: Tensor, where: slice, grouped: bool) -> Any:
+    """The pattern of one part: that of all on its weights, or as many as it was given.
+
+    ``mask`` is what the budget kept of them, which obeys floors and limits.
+    """
+    if grouped:
+        return pattern.restrict(torch.arange(where.start, where.stop, device="cpu"))
+    count: Pattern = Cardinality(int(mask.sum()))
+    if isinstance(pattern, Within):
+        return Within(count, pattern.allowed[where])
+    return count
+
+
+def targets(
+    part: Part,
+    H: Tensor,
+    C: Tensor,
+    mu: float,
+    g: Tensor,
+    constant: Tensor | None = None,
+) -> list[ManyTargets]:
+    """The problems of a part's groups, their coordinates in the order of the layout.
+
+    Parameters
+    ----------
+    part : Part
+    H, C : Tensor, shape (groups, d, d) and (groups, t, d)
+    mu : float
+    g : Tensor, shape (groups, t)
+    constant : Tensor, shape (groups, t), optional
+        Of each output.
+    """
+    g = _above_zero(g)
+    if constant is None:
+        constant = torch.zeros_like(g)
+    groups, t, d = C.shape
+    if part.inputs:
+        # A row holds the weights of one output of every group: their Grams side by
+        # side, and the mean of their g.
+        index = torch.arange(d * groups, device=H.device)
+        index = index.reshape(-1, groups, part.inputs).movedim(1, 0).reshape(groups, d)
+        whole = H.new_zeros((d * groups, d * groups))
+        row = H.new_empty((t, d * groups))
+        for j in range(groups):
+            whole[index[j][:, None], index[j]] = H[j]
+            row[:, index[j]] = C[j]
+        mean, sums = g.mean(dim=0), constant.sum(dim=0)
+        total = float((mean * sums).sum())
+        return [ManyTargets(whole, row, mu=mu, weights=mean, constant=total)]
+    if t > 1 or groups == 1:
+        return [
+            ManyTargets(
+                H[j],
+                C[j],
+                mu=mu,
+                weights=g[j],
+                constant=float((g[j] * constant[j]).sum()),
+            )
+            for j in range(groups)
+        ]
+    # Depthwise: many small groups of one output are one output of a larger Gram.
+    eye = torch.eye(d, dtype=H.dtype, device=H.device)
+    bundles = []
+    for some in torch.arange(groups, device=H.device).split(max(1, BUNDLE // d)):
+        weighted = g[some, 0, None, None] * (H[some] + mu * eye)
+        row = (g[some] * C[some, 0]).reshape(1, -1)
+        total = float((g[some, 0] * constant[some, 0]).sum())
+        bundles.append(ManyTargets(torch.block_diag(*weighted), row, constant=total))
+    return bundles
+
+
+def mean_diagonal(H: Tensor) -> float:
+    """Mean of the diagonals of H."""
+    return float(H.diagonal(dim1=-2, dim2=-1).mean())
+
+
+def _above_zero(g: Tensor) -> Tensor:
+    """Outputs that the loss does not depend on count next to nothing, but not zero."""
+    mean = float(g.mean())
+    return g.clamp_min(FAINT * mean) if mean > 0 else torch.ones_like(g)
+
+
+def _parts_of(slot: Slot, moments: Mapping[Part, Moments]) -> list[Part]:
+    return [part for part in moments if part.name == slot.name]
+
+
+def _mask(solution: Solution) -> Tensor:
+    return torch.as_tensor(solution.support).clone()
+
+
+def _typed(layout: Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the type and at the place of the parameters."""
+    return {s.name: weights[s.name].to(s.parameter) for s in layout.slots}

@@ -1,0 +1,180 @@
+"""What a layer is given, and what its outputs matter: one pass forward and backward.
+
+For each part of a weight (`calls.Part`) with inputs x and outputs i,
+
+    H   = mean of x x' over samples and positions
+    g_i = mean over samples of the squared derivative of a sample's loss with respect
+          to output i, summed over positions
+
+so that  1/2 sum_i g_i (w_i - w0_i)' H (w_i - w0_i)  models the change of the loss: the
+product of both means stands for the Fisher information (K-FAC with a diagonal output
+side; Martens and Grosse, 2015). Never a matrix of samples x weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .batches import Tree, n_samples
+from .calls import Call, Part, Watch
+from .gradients import LossFunction, available_bytes, checked_loss
+from .layout import Layout, Slot
+
+ROWS = 64  # rows of X read, at most, for each of its columns
+CHUNK_BYTES = 2**26  # of X at a time
+WORKSPACE = 4  # Gram matrices that the solve of a layer takes: H, eigenvectors, factors
+
+
+@dataclass
+class Moments:
+    """What the calls of one part have in common; t outputs and d inputs a group.
+
+    Attributes
+    ----------
+    part : Part
+    H : Tensor, shape (groups, d, d)
+        Mean of x x', float64.
+    g : Tensor, shape (groups, t)
+        Mean squared derivative of the loss, float64.
+    n_rows : int
+        Rows of X that H is the mean of.
+    calls : int
+        Calls in one forward pass.
+    """
+
+    part: Part
+    H: Tensor
+    g: Tensor
+    n_rows: int
+    calls: int
+
+
+class _Recorder(Watch):
+    """Keeps the calls of a forward pass, and their outputs for the backward pass."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout.slots)
+        self._weights = layout.parameters
+        self.seen: list[tuple[Call, Tensor]] = []
+
+    def before(self, call: Call) -> Tensor:
+        return self._weights[call.part.name]  # detached: needs no gradient of its own
+
+    def after(self, call: Call, output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        self.seen.append((call, output))
+        return output.clone()  # what follows may write in place
+
+
+def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
+    """Y'X of each group (X'X without Y): float32 products, added up in float64."""
+    Y = X if Y is None else Y
+    groups, m, d = X.shape
+    step = max(1, CHUNK_BYTES // (X.element_size() * groups * d))
+    total = torch.zeros((groups, Y.shape[2], d), dtype=torch.float64, device=X.device)
+    for start in range(0, m, step):
+        total += Y[:, start : start + step].mT @ X[:, start : start + step]
+    return total
+
+
+def check_memory(layout: Layout, device: torch.device) -> int:
+    """Return the bytes of all H; refuse those that will not fit, saying what would.
+
+    A convolution in groups has as many H as groups; the least, one, is counted.
+    """
+    sizes = {s.name: 8 * (s.size // _n_rows(s)) ** 2 for s in layout.slots}
+    needed, free = sum(sizes.values()), available_bytes(device)
+    if free is not None and WORKSPACE * max(sizes.values()) + needed > free:
+        name = max(sizes, key=lambda each: sizes[each])
+        msg = (
+            f"the moments of the layers need about {needed / 2**30:.1f} GiB, and the "
+            f"largest, {name!r}, {WORKSPACE * sizes[name] / 2**30:.1f} GiB more to be "
+            f"solved; {free / 2**30:.1f} GiB are free on {device}. Leave layers out "
+            "with exclude=, or prune by objective='gradients' with block_size=."
+        )
+        raise MemoryError(msg)
+    return needed
+
+
+def _n_rows(slot: Slot) -> int:
+    return slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
+
+
+def rows_of(d: int, share: float) -> int:
+    """Rows to read of X with d columns, of a share of the samples."""
+    return max(1, round(ROWS * d * share))
+
+
+def place(layout: Layout, part: Part) -> slice:
+    """Place of a part's weights in the flat vector."""
+    slot = layout.slot(part.name)
+    within = part.stretch(slot)
+    return slice(slot.start + within.start, slot.start + within.stop)
+
+
+def collect(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Tree],
+    layout: Layout,
+    n: int,
+) -> dict[Part, Moments]:
+    """Run the model on batches, forward and backward, and sum up what the calls see.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode.
+    loss_fn : callable
+        ``loss_fn(model, batch) -> scalar mean loss``.
+    batches : iterable of batches
+        ``n`` samples in all.
+    layout : Layout
+        The chosen weights.
+    n : int
+        Samples.
+
+    Returns
+    -------
+    dict of Part to Moments
+        In the order in which the parts are run. Weights that no linear or convolution
+        call uses are not in it.
+
+    Notes
+    -----
+    Time: a forward and a backward pass, and O(d^2) for each row of X, of which
+    ``ROWS d`` are read. Memory: 8 d^2 bytes a group, and the pass of one batch.
+    """
+    found: dict[Part, Moments] = {}
+    for index, batch in enumerate(batches):
+        size, recorder = n_samples(batch), _Recorder(layout)
+        with torch.enable_grad(), recorder:
+            loss = checked_loss(loss_fn(model, batch))
+        outputs = [output for _, output in recorder.seen]
+        gradients: Sequence[Tensor | None] = [None] * len(outputs)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
+        counts = Counter(call.part for call, _ in recorder.seen)
+        for (call, _), gradient in zip(recorder.seen, gradients, strict=True):
+            where, part = place(layout, call.part), call.part
+            d = (where.stop - where.start) // (part.n_outputs * part.groups)
+            X = call.rows(rows_of(d, size / n), index)
+            its = found.get(part)
+            if its is None:
+                H = torch.zeros((len(X), d, d), dtype=torch.float64, device=X.device)
+                g = H.new_zeros((len(X), part.n_outputs))
+                its = found[part] = Moments(part, H, g, 0, 0)
+            its.H += gram(X)
+            its.n_rows += X.shape[1]
+            its.calls = max(its.calls, counts[part])
+            if gradient is not None:  # of the mean loss: 1 / size of a sample's
+                its.g += size**2 / n * call.outputs(gradient)
+    for its in found.values():
+        its.H /= its.n_rows
+    return found
