@@ -195,7 +195,8 @@ def _pruning():
     from torch import nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from chita_torch import GradualPruner, gradients, keep_pruned, prune
+    from chita_torch import GradualPruner, gradients, keep_pruned, prune, refit
+    from chita_torch import statistics as moments
 
     torch.manual_seed(0)
     data = torch.randn(64, 8)
@@ -251,6 +252,11 @@ def _pruning():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gradients, "available_bytes", lambda device: 1000)
             run()
+
+    def no_memory_for_moments():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(moments, "available_bytes", lambda device: 1000)
+            run(objective="reconstruction")
 
     def spread():
         model = net()
@@ -326,6 +332,15 @@ def _pruning():
         lambda: run(loss=overflow),
         lambda: run(loss=only_after),
         no_memory,
+        no_memory_for_moments,
+        lambda: run(objective="speed"),
+        lambda: run(loss=None, objective="gradients"),
+        lambda: run(
+            nn.Sequential(net(), nn.Flatten(0)), loss=None, objective="reconstruction"
+        ),
+        lambda: refit(net(), batches),
+        lambda: refit(net(), batches, masks={"x": torch.ones(2) > 0}),
+        lambda: refit(net(), batches, dense={"0.weight": torch.ones(2)}),
         lambda: keep_pruned(model, "SGD"),
         lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),
         lambda: GradualPruner(model, optimizer(model), batches, loss, at=[]),

@@ -32,6 +32,7 @@ from chita_sklearn.core import (
     ManyTargets,
     Pattern,
     Solution,
+    fit_support,
     solve,
 )
 
@@ -172,17 +173,27 @@ class Reconstruction:
             layout.scatter(present)
             return loss
 
-        def at(damping: float) -> float:
+        def solved(damping: float) -> tuple[float, Layers]:
             def choose(problem: BlockDiagonal, where: slice) -> Solution:
                 wanted = rule(pattern, mask[where], where, self.grouped)
                 return solve(problem, wanted, random_state=setting.random_state)
 
             found = self.layers(moments, choose, pruned, mask, present, damping)
-            return evaluate("layers", damping, found)
+            return evaluate("layers", damping, found), found
 
-        loss = at(first)
+        loss, at_first = solved(first)
         if self.damping is None and setting.data.calibration:
-            self._last, _ = descend(at, first, loss, 10.0, GAIN)
+            # Other dampings are tried on the same support, which takes no search.
+            def refitted(damping: float) -> float:
+                def choose(problem: BlockDiagonal, where: slice) -> Solution:
+                    return fit_support(problem, at_first.mask[where])
+
+                found = self.layers(moments, choose, pruned, mask, present, damping)
+                return evaluate("refit", damping, found)
+
+            self._last, _ = descend(refitted, first, loss, 10.0, GAIN)
+            if self._last != first:
+                solved(self._last)
         if setting.data.calibration:
             evaluate("budget", first, Layers(pruned, mask, {}))
         assert best is not None

@@ -163,8 +163,10 @@ def test_the_report_names_errors_and_trials(mlp):
     stage = report.stages[0]
     assert stage.gradient_method == "moments"
     assert stage.n_rows == 216  # ten batches of 24, one held back
-    assert {trial.plan for trial in stage.trials} == {"layers", "budget"}
-    assert stage.chosen.loss == min(trial.loss for trial in stage.trials)
+    assert {trial.plan for trial in stage.trials} == {"layers", "refit", "budget"}
+    assert stage.chosen in stage.trials
+    # Another choice than the first has to gain more than noise.
+    assert 0.95 * stage.chosen.loss <= min(trial.loss for trial in stage.trials)
     assert "error" in str(report)
 
 
