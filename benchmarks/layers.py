@@ -109,7 +109,10 @@ def tables() -> str:
     for network in NETWORKS:
         results = recorded("layers", {"network": network})
         if results:
-            parts.append(f"{network}:\n\n{table(results, {}, METHODS, digits=1)}")
+            rows = table(results, {}, METHODS, digits=1)
+            for peer in ("magnitude, global", *PEERS):
+                rows = rows.replace(f"**ours, {peer}**", peer)
+            parts.append(f"{network}:\n\n{rows}")
     return "\n\n".join(parts)
 
 
