@@ -7,6 +7,7 @@ cast as they are read. Besides the two classes here nothing touches X.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..arrays import (
 
 # Of a block: the numbers at a stretch in memory; the rows of one that is tall.
 RUN, TALL = 2**15, 2**9
+STORED = 2**18  # entries of a sparse X at a time
 
 
 class Dense:
@@ -179,17 +181,30 @@ class Sparse:
     def spread(  # noqa: D102
         self, s: np.ndarray | None, m: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        # Stored entries by their distance from the mean, the zeros by m itself.
-        weights = np.ones(self.shape[0]) if s is None else s
-        m = np.zeros(self.shape[1]) if m is None else m
-        values = self.X.copy().astype(np.float64)
-        columns = np.repeat(np.arange(self.shape[1]), np.diff(self.X.indptr))
-        stored = self.X.copy()
-        stored.data = np.ones_like(stored.data, dtype=np.float64)
-        values.data = (values.data - m[columns]) ** 2
-        absent = weights.sum() - stored.T @ weights
-        squares = values.T @ weights + np.maximum(absent, 0.0) * m**2
-        return squares, np.zeros_like(m)
+        # Stored entries by their distance from the mean, the zeros by m itself. Some
+        # columns at a time: X may have millions.
+        n, p = self.shape
+        weights = np.ones(n) if s is None else s
+        m = np.zeros(p) if m is None else m
+        total, starts = weights.sum(), self.X.indptr
+        squares, drift = np.zeros(p), np.zeros(p)
+        first = 0
+        while first < p:
+            last = (
+                int(np.searchsorted(starts, starts[first] + STORED, side="right")) - 1
+            )
+            last = min(max(last, first + 1), p)
+            stored, cols = slice(starts[first], starts[last]), slice(first, last)
+            counts = np.diff(starts[first : last + 1])
+            column = np.repeat(np.arange(last - first), counts)
+            weight = weights[self.X.indices[stored]]
+            centred = self.X.data[stored] - m[cols][column]
+            summed = partial(np.bincount, column, minlength=last - first)
+            absent = np.where(counts == n, 0.0, np.maximum(total - summed(weight), 0.0))
+            squares[cols] = summed(weight * centred**2) + absent * m[cols] ** 2
+            drift[cols] = summed(weight * centred) - absent * m[cols]
+            first = last
+        return squares, drift
 
 
 class Scaled:
