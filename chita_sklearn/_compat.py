@@ -31,7 +31,11 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 from sklearn.utils.metadata_routing import _raise_for_params, _routing_enabled
-from sklearn.utils.validation import _check_method_params, _check_sample_weight
+from sklearn.utils.validation import (
+    _check_method_params,
+    _check_sample_weight,
+    _get_feature_names,
+)
 
 if TYPE_CHECKING:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -109,6 +113,7 @@ __all__ = [
     "StrOptions",
     "_check_method_params",
     "_fit_context",
+    "_get_feature_names",
     "_raise_for_params",
     "_routing_enabled",
     "check_same_namespace",

@@ -115,6 +115,10 @@ class ChitaRegressorCV(ChitaRegressor):
         Whether the ridge acts on the coefficients of columns of unit variance; see
         :class:`ChitaRegressor`.
 
+    always_include : array-like of int or str, or None, default=None
+        Features that are always among the k, by index or, where X is a data frame, by
+        name. They count within k, and their coefficients are penalised as all others.
+
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
@@ -281,6 +285,7 @@ class ChitaRegressorCV(ChitaRegressor):
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         standardize: bool = True,
+        always_include: Any = None,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -297,6 +302,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.coef_prior = coef_prior
         self.fit_intercept = fit_intercept
         self.standardize = standardize
+        self.always_include = always_include
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -365,7 +371,9 @@ class ChitaRegressorCV(ChitaRegressor):
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
         y = column_or_1d(y, warn=True)
         (prior,) = checked_priors(self.coef_prior, X, y, xp)
+        constraints = self._constraints(int(X.shape[1]))
         ks = resolved_ks(self.ks, int(X.shape[1]), first=0)
+        ks = constraints.with_room(ks, self.ks, "ks")
         ridges = resolved_ridges(self.ridges)
         options = {
             "prior": prior,
@@ -376,6 +384,7 @@ class ChitaRegressorCV(ChitaRegressor):
         search = partial(
             path_of,
             ks=ks,
+            pattern_of=constraints.pattern,
             solver=self.solver,
             n_restarts=int(self.n_restarts),
             max_iter=int(self.max_iter),

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_X_y, column_or_1d
 
-from ._compat import on_host
+from ._compat import _get_feature_names, on_host
+from ._constraints import resolved_constraints
 from ._fitted import values_of
 from ._reporting import at_k, warn_of
 from ._validation import (
@@ -150,6 +151,7 @@ def chita_path(
     coef_prior: Any = None,
     fit_intercept: bool = True,
     standardize: bool = True,
+    always_include: Any = None,
     sample_weight: Any = None,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -197,6 +199,10 @@ def chita_path(
     standardize : bool, default=True
         Whether the ridge acts on the coefficients of columns of unit variance; see
         :class:`ChitaRegressor`.
+
+    always_include : array-like of int or str, or None, default=None
+        Features that are always among the k, by index or, where X is a data frame, by
+        name. They count within k, and their coefficients are penalised as all others.
 
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
@@ -271,6 +277,7 @@ def chita_path(
         "coef_prior": coef_prior,
         "fit_intercept": fit_intercept,
         "standardize": standardize,
+        "always_include": always_include,
         "solver": solver,
         "n_restarts": n_restarts,
         "max_iter": max_iter,
@@ -278,6 +285,7 @@ def chita_path(
         "random_state": random_state,
     }
     check_parameters(parameters, CONSTRAINTS, "chita_path")
+    names = _get_feature_names(X)
     X, y, sample_weight, xp = checked_data(
         X,
         y,
@@ -298,9 +306,11 @@ def chita_path(
         fit_intercept=bool(fit_intercept),
         standardize=bool(standardize),
     )
+    constraints = resolved_constraints(problem.p, names, always_include=always_include)
     path = path_of(
         problem,
-        resolved_ks(ks, problem.p),
+        constraints.with_room(resolved_ks(ks, problem.p), ks, "ks"),
+        pattern_of=constraints.pattern,
         ridge=float(ridge),
         solver=solver,
         n_restarts=int(n_restarts),
@@ -323,7 +333,7 @@ def path_of(
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
-    `effort` is what `solve_path` takes: solver, n_restarts, max_iter, tol.
+    `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, max_iter, tol.
     """
     solutions = solve_path(problem, ks, bounds=bounds, random_state=seed, **effort)
     values = values_of(solutions, problem.n)

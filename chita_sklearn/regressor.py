@@ -28,6 +28,7 @@ from ._compat import (
     refuse_device_arrays,
     with_callbacks,
 )
+from ._constraints import Constraints, resolved_constraints
 from ._fitted import Targets, forget, remember
 from ._reporting import Progress, among_targets, warn_of
 from ._validation import (
@@ -41,7 +42,7 @@ from ._validation import (
     resolved_seed,
     usable_starts,
 )
-from .core import Cardinality, LeastSquares, solve
+from .core import LeastSquares, solve
 
 Array = Any  # the array API has no settled static type
 
@@ -101,6 +102,10 @@ class ChitaRegressor(
         then do not depend on the units of the columns. False lets the ridge act on the
         coefficients as they are: :math:`\sigma_j = 1`. Either way X is neither copied
         nor written to, and coefficients and `coef_prior` are in the units of X.
+
+    always_include : array-like of int or str, or None, default=None
+        Features that are always among the k, by index or, where X is a data frame, by
+        name. They count within k, and their coefficients are penalised as all others.
 
     solver : {"auto", "swap", "dual", "iht", "dense", "exact"}, default="auto"
         How to search for the support.
@@ -255,6 +260,7 @@ class ChitaRegressor(
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         standardize: bool = True,
+        always_include: Any = None,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -267,6 +273,7 @@ class ChitaRegressor(
         self.coef_prior = coef_prior
         self.fit_intercept = fit_intercept
         self.standardize = standardize
+        self.always_include = always_include
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -325,6 +332,8 @@ class ChitaRegressor(
         inputs = {"X": X, "y": y, "metadata": metadata}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
         k = resolved_k(self.k, int(X.shape[1]))
+        constraints = self._constraints(int(X.shape[1]))
+        constraints.with_room([k], k if self.k is None else self.k, "k")
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
         X, y, sample_weight = present(X, y, sample_weight)
@@ -353,7 +362,7 @@ class ChitaRegressor(
             progress.begin_target()
             solution = solve(
                 problem,
-                Cardinality(k),
+                constraints.pattern(k),
                 solver=self.solver,
                 start=None if start is None else problem.as_scaled(start),
                 n_restarts=int(self.n_restarts),
@@ -465,6 +474,14 @@ class ChitaRegressor(
             self._parameter_constraints,
             type(self).__name__,
             self._remedies,
+        )
+
+    def _constraints(self, n_features: int) -> Constraints:
+        """Return what is asked of the support, once X has been validated."""
+        return resolved_constraints(
+            n_features,
+            getattr(self, "feature_names_in_", None),
+            always_include=self.always_include,
         )
 
     def _validated(

@@ -1,6 +1,7 @@
 """The documentation says what the source does: messages, snippets, tables, pages."""
 
 import ast
+import doctest
 import re
 import warnings
 from importlib.util import find_spec
@@ -107,6 +108,7 @@ def _regression():
         BlockDiagonal,
         BlockLeastSquares,
         Cardinality,
+        Including,
         LeastSquares,
         ManyTargets,
         WithFloor,
@@ -185,6 +187,10 @@ def _regression():
         lambda: ManyTargets(np.eye(2), np.ones((1, 2)), weights=np.zeros(1)),
         lambda: BlockLeastSquares([problem, LeastSquares(X, Y)]),
         lambda: WithFloor(1, [0, 0, 1, 1], [1, 1]),
+        lambda: Including(1, [0, 1]),
+        lambda: fit(always_include=[0, 1, 2]),
+        lambda: fit(always_include=["age"]),
+        lambda: fit(always_include=[6]),
         lambda: backsolver(None),
     ]
 
@@ -407,6 +413,14 @@ def test_quick_start_runs(line, code):
         pytest.skip("needs torch")
     source = "\n" * (line - 1) + code
     exec(compile(source, "docs/quick_start.rst", "exec"), {"__name__": "__main__"})
+
+
+def test_the_constraints_of_the_guide_do_what_it_says():
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    page = str(DOCS / "guide" / "constraints.rst")
+    failed, ran = doctest.testfile(page, module_relative=False, optionflags=options)
+    assert ran > 5
+    assert not failed
 
 
 def test_the_pattern_of_the_contributors_guide_works():

@@ -2,7 +2,14 @@
 
 from .improvers.targets import fit_support
 from .path import degrees_of_freedom, residual_sum_of_squares, solve_path
-from .patterns.matroids import Cardinality, NOfM, Pattern, PerBlock, WithFloor
+from .patterns.matroids import (
+    Cardinality,
+    Including,
+    NOfM,
+    Pattern,
+    PerBlock,
+    WithFloor,
+)
 from .plans import SOLVERS
 from .problem.block_diagonal import BlockLeastSquares
 from .problem.least_squares import LeastSquares
@@ -15,6 +22,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockLeastSquares",
     "Cardinality",
+    "Including",
     "LeastSquares",
     "ManyTargets",
     "NOfM",

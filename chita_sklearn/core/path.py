@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from .arrays import Array, indices, mask_of, to_host
 from .improvers.swaps import swaps
-from .patterns.matroids import Cardinality
+from .patterns.matroids import Cardinality, Pattern
 from .plans import choose, passes
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import unsolved
@@ -34,6 +34,7 @@ def solve_path(
     problem: LeastSquares,
     ks: Sequence[int],
     *,
+    pattern_of: Callable[[int], Pattern] = Cardinality,
     bounds: bool = True,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -41,7 +42,7 @@ def solve_path(
     tol: float = 1e-3,
     random_state: int | None = None,
 ) -> list[Solution]:
-    """Minimise n F(w) subject to ||w||_0 <= k, for each of `ks`.
+    """Minimise n F(w) over a pattern of each size k, by default ||w||_0 <= k.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def solve_path(
         The quadratic.
     ks : sequence of int
         Numbers of coordinates, ascending and distinct.
+    pattern_of : callable, default=Cardinality
+        The pattern for a k. What a smaller k allows, a larger one has room for.
     bounds : bool, default=True
         Whether plan "swap" spends time on lower bounds; without, they are nan.
     solver : str, default="auto"
@@ -81,8 +84,9 @@ def solve_path(
         "random_state": random_state,
         "bounds": bounds,
     }
-    cost = sum(passes(problem, Cardinality(k)) for k in ks)
-    path = _Path(problem.reduced(cost), ks, options)
+    patterns = [pattern_of(k) for k in ks]
+    cost = sum(passes(problem, pattern) for pattern in patterns)
+    path = _Path(problem.reduced(cost), ks, patterns, options)
     path.exchange(max_iter)
     return path.implied()
 
@@ -91,10 +95,14 @@ class _Path:
     """The solutions for each k, as they better each other."""
 
     def __init__(
-        self, problem: LeastSquares, ks: Sequence[int], options: dict[str, Any]
+        self,
+        problem: LeastSquares,
+        ks: Sequence[int],
+        patterns: list[Pattern],
+        options: dict[str, Any],
     ) -> None:
         self._problem, self._ks, self._options = problem, ks, options
-        self._patterns = [Cardinality(k) for k in ks]
+        self._patterns = patterns
         self._by_swaps = [
             choose(problem, pattern, options["solver"])[0] == "swap"
             for pattern in self._patterns
@@ -151,11 +159,11 @@ class _Path:
 
     def _swapped(self, i: int, other: Solution) -> Solution:
         """Bring another k's support to this k: one in or out at a time, then swaps."""
-        problem, pattern, k = self._problem, self._patterns[i], self._ks[i]
+        problem, pattern = self._problem, self._patterns[i]
         S = to_host(indices(other.support))
-        if len(S) > k:
+        if len(S) > pattern.size:
             W = WorkingSet(problem, pattern, S, self._correlation)
-            S = S[backward(W, np.arange(len(S)), k)]
+            S = S[backward(W, np.arange(len(S)))]
         index = problem.xp.asarray(S, device=problem.device)
         start = replace(unsolved(problem, mask_of(problem.p, index)), n_iter=0)
         return swaps(problem, pattern, start, max_iter=self._options["max_iter"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -94,9 +93,9 @@ MATROID = Need(
     lambda _, pattern: pattern.is_matroid,
     "Use another pattern",
 )
-NUMBER = Need(
-    "a pattern that is a number k",
-    lambda _, pattern: pattern.is_uniform,
+LISTED = Need(
+    "a pattern whose supports can be listed",
+    lambda problem, pattern: pattern.count(problem.p) is not None,
     "Use Cardinality(k)",
 )
 FEW = Need(
@@ -134,8 +133,8 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
         return "all", "plan all: the pattern leaves no choice"
     few = {"auto": ENUMERATE_UP_TO, "exact": EXACT_UP_TO}.get(solver, 0)
     if few and not missing("enumerate", problem, pattern):
-        count = comb(problem.p, size)
-        if count <= few:
+        count = pattern.count(problem.p)
+        if count is not None and count <= few:
             return "enumerate", f"plan enumerate: {count} supports in all"
     if solver != "auto":
         lacking = missing(solver, problem, pattern)
@@ -190,7 +189,7 @@ def _all(
 def _enumerate(
     problem: LeastSquares, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
-    return _proven(problem, pattern, enumerate_supports(problem, pattern.size))
+    return _proven(problem, pattern, enumerate_supports(problem, pattern))
 
 
 def _proven(problem: Rows, pattern: Pattern, best: Solution) -> Solution:
@@ -401,7 +400,7 @@ def _feasible(problem: Rows, mask: Array) -> Solution:
 
 PLANS = {
     "all": Plan(_all),
-    "enumerate": Plan(_enumerate, (GRAM, NUMBER, FEW)),
+    "enumerate": Plan(_enumerate, (GRAM, LISTED, FEW)),
     "swap": Plan(_swap, (GRAM, MATROID)),
     "admm": Plan(_admm, (SPECTRUM, MATROID)),
     "dual": Plan(_dual, (ROWS, RIDGE)),

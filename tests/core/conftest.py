@@ -139,6 +139,9 @@ class Oracle:
         for S in itertools.combinations(range(p), pattern.size):
             if kind == "Cardinality":
                 yield S
+            elif kind == "Including":
+                if set(pattern.required.tolist()) <= set(S):
+                    yield S
             elif kind == "WithFloor":
                 if np.all(counts(pattern, S) >= pattern.floors):
                     yield S
@@ -148,7 +151,7 @@ class Oracle:
     @staticmethod
     def patterns(p, seed=0):
         """One of each kind over p coordinates."""
-        from chita_sklearn.core import Cardinality, NOfM, PerBlock, WithFloor
+        from chita_sklearn.core import Cardinality, Including, NOfM, PerBlock, WithFloor
 
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 3, p)
@@ -161,6 +164,7 @@ class Oracle:
             "cardinality": Cardinality(k),
             "per block": PerBlock(labels, sizes),
             "n of m": NOfM(2, 4, p),
+            "including": Including(max(k, 1), rng.permutation(p)[: k // 2]),
             "floor": WithFloor(min(p, max(k, int(floors.sum()), 1)), labels, floors),
         }
 
@@ -171,6 +175,8 @@ class Oracle:
         kind, size = type(pattern).__name__, int(support.sum())
         if kind == "Cardinality":
             return size <= pattern.size
+        if kind == "Including":
+            return size + np.sum(~support[pattern.required]) <= pattern.size
         there = counts(pattern, np.flatnonzero(support))
         if kind == "WithFloor":
             return size + np.maximum(pattern.floors - there, 0).sum() <= pattern.size

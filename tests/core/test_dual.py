@@ -13,7 +13,7 @@ from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solv
 from chita_sklearn.core.improvers.dual import Dual, certify, dual
 from chita_sklearn.core.refit.base import backsolver
 
-KINDS = ["cardinality", "per block", "n of m", "floor"]
+KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 # A proven optimum is evaluated in float64: its rounding, as a share of 1/2 ||b||^2.
 ROUNDING = 1e-13
 seeds = st.integers(0, 2**32 - 1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chita_sklearn.core import (
     Cardinality,
+    Including,
     LeastSquares,
     NOfM,
     Pattern,
@@ -18,7 +19,7 @@ from chita_sklearn.core import (
 )
 from chita_sklearn.core.refit.backsolve import backsolve, unsolved
 
-KINDS = ["cardinality", "per block", "n of m", "floor"]
+KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -162,6 +163,7 @@ def test_every_array_library_chooses_the_same(oracle, backend, kind):
     labels = rng.integers(0, 5, p)
     pattern = {
         "cardinality": Cardinality(60),
+        "including": Including(60, rng.permutation(p)[:20]),
         "per block": PerBlock(labels, [3, 0, 40, 1, 99]),
         "n of m": NOfM(2, 4, p),
         "floor": WithFloor(70, labels, [9, 0, 30, 1, 5]),

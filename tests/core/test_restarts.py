@@ -12,7 +12,7 @@ from chita_sklearn.core.improvers.restarts import Restarts, Walk
 from chita_sklearn.core.improvers.swaps import swaps
 from chita_sklearn.core.search.working_set import WorkingSet
 
-KINDS = ["cardinality", "per block", "n of m", "floor"]
+KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
 
 

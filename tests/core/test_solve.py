@@ -20,7 +20,7 @@ from chita_sklearn.core import (
 from chita_sklearn.core.initial import conjugate_gradients
 from chita_sklearn.core.plans import choose
 
-KINDS = ["cardinality", "per block", "n of m", "floor"]
+KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -13,7 +13,7 @@ from chita_sklearn.core.search.local_search import improve
 from chita_sklearn.core.search.swap_state import DRIFT, SwapState, _explained
 from chita_sklearn.core.search.working_set import WorkingSet
 
-KINDS = ["cardinality", "per block", "n of m", "floor"]
+KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 seeds = st.integers(0, 2**32 - 1)
 
 

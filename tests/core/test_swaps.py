@@ -160,10 +160,11 @@ def test_forward_selection_takes_the_best_column_each_time(oracle, seed):
 def test_backward_elimination_drops_the_cheapest_each_time(oracle, seed):
     case = oracle.case(seed, n=20, p=7)
     problem = case.problem()
-    W = WorkingSet(problem, Cardinality(7), np.arange(7), problem.correlation())
+    g, every = problem.correlation(), np.arange(7)
     S, scale = set(range(7)), case.objective(np.zeros(7))
     for size in range(6, 0, -1):
-        left = set(backward(W, np.arange(7), size).tolist())
+        W = WorkingSet(problem, Cardinality(size), every, g)
+        left = set(backward(W, every).tolist())
         cheapest = min(on(case, S - {i}) for i in S)
         assert on(case, left) <= cheapest + 1e-8 * scale
         S = left

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays import mask_of, to_host
+from ..patterns.matroids import Pattern
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
@@ -41,15 +42,15 @@ class _Scores(NamedTuple):
     most: np.ndarray  # shape (m,)
 
 
-def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
-    """Return the best of all supports of k coordinates.
+def enumerate_supports(problem: LeastSquares, pattern: Pattern) -> Solution:
+    """Return the best of all supports that a pattern allows.
 
     Parameters
     ----------
     problem : LeastSquares
         With few coordinates: a p x p Gram is formed on the host.
-    k : int
-        All p-choose-k supports are tried.
+    pattern : Pattern
+        One that lists its supports.
 
     Returns
     -------
@@ -64,11 +65,11 @@ def enumerate_supports(problem: LeastSquares, k: int) -> Solution:
     support that the Gram does not tell from the best.
     """
     problem = problem.original
-    score = _Score(problem)
+    score, k = _Score(problem), pattern.size
+    supports = pattern.supports(problem.p)
     if not score.g.any():
-        k = 0  # w = 0 is optimal
+        supports, k = iter([()]), 0  # w = 0 is optimal
     known, tried = -math.inf, []
-    supports = combinations(range(problem.p), k)
     while chunk := list(islice(supports, max(CHUNK // max(k, 1) ** 2, 1))):
         scored = score(np.asarray(chunk, dtype=np.intp).reshape(len(chunk), k))
         known = max(known, float(np.max(scored.least)))

@@ -97,7 +97,11 @@ def swaps(
         inside, outside = solution.fixed
     scale = problem.at_zero
     if solution is None:
-        members = _largest(g**2 / metric(problem), room)
+        score = g**2 / metric(problem)
+        # Those of the best support that the pattern allows are among them.
+        best = problem.space.best_mask(pattern, score)
+        score = problem.xp.where(best, problem.xp.full_like(score, np.inf), score)
+        members = _largest(score, room)
         W = WorkingSet(problem, pattern, members, g)
         with one_blas_thread():
             S = members[best_start(W)]
@@ -122,7 +126,14 @@ def swaps(
             if search is None and not float(problem.space.max(gain)) > least:
                 status = Status.CONVERGED
                 break
-            W = WorkingSet(problem, pattern, _joined(S, gain, room - k), g, inside)
+            if len(S) < k:  # what the pattern still asks for has to be there
+                here = mask_of(p, problem.xp.asarray(S, device=problem.device))
+                first = problem.xp.full_like(gain, np.inf)
+                rest = problem.xp.where(here, first, gain)
+                here = problem.space.best_mask(pattern, rest)
+                gain = problem.xp.where(here, first, gain)
+            members = _joined(S, gain, max(room - k, k))
+            W = WorkingSet(problem, pattern, members, g, inside)
         S_W = np.searchsorted(W.members, S)
         with one_blas_thread():
             local, _, n = improve(W, S_W, max_swaps=20 * k + 100)

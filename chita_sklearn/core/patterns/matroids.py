@@ -13,11 +13,22 @@ on a working set. Arrays given are of any library, and the answers are where the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, array_namespace, device, scatter, to_host, top_k_mask
+from ..arrays import (
+    Array,
+    array_namespace,
+    device,
+    mask_of,
+    scatter,
+    to_host,
+    top_k_mask,
+)
 
 MANY = 64  # blocks beyond which sorting all at once beats selecting in each
 
@@ -51,6 +62,14 @@ class Pattern(ABC):
         (len(support), len(outside)); None means all.
         """
 
+    def count(self, p: int) -> int | None:
+        """How many supports are allowed; None where they cannot be listed."""
+        return None
+
+    def supports(self, p: int) -> Iterator[tuple[int, ...]]:
+        """Every allowed support, all of `size` coordinates, where `count` is known."""
+        raise NotImplementedError(type(self).__name__)
+
     def pool(self, start: int, stop: int) -> object | None:
         """Which budget the coordinates start..stop - 1 share, and share freely.
 
@@ -78,11 +97,70 @@ class Cardinality(Pattern):
     def exchangeable(self, support: Array, outside: Array) -> None:  # noqa: D102
         return None
 
+    def count(self, p: int) -> int:  # noqa: D102
+        return comb(p, self.size)
+
+    def supports(self, p: int) -> Iterator[tuple[int, ...]]:  # noqa: D102
+        return combinations(range(p), self.size)
+
     def pool(self, start: int, stop: int) -> object:  # noqa: D102
         return 0
 
     def restrict(self, index: Array) -> Cardinality:  # noqa: D102
         return Cardinality(min(self.size, index.shape[0]))
+
+
+class Including(Pattern):
+    """`k` coordinates, those of `required` among them.
+
+    Parameters
+    ----------
+    k : int
+        How many coordinates in all.
+    required : array-like of int
+        Coordinates that every support contains, at most k of them.
+    """
+
+    is_matroid = True
+
+    def __init__(self, k: int, required: Any) -> None:
+        self.size, self.required = int(k), np.unique(np.asarray(required, dtype=int))
+        if len(self.required) > k:
+            msg = (
+                f"{len(self.required)} coordinates are required, more than k={k}. "
+                "Require fewer or raise k."
+            )
+            raise ValueError(msg)
+        self._required = _Shared(self.required)
+
+    def best_mask(self, score: Array) -> Array:  # noqa: D102
+        # Those required first, then the best of the rest.
+        xp = array_namespace(score)
+        first = mask_of(score.shape[0], self._required.like(score))
+        return top_k_mask(
+            xp.where(first, xp.full_like(score, xp.inf), score), self.size
+        )
+
+    def exchangeable(self, support: Array, outside: Array) -> Array:  # noqa: D102
+        xp = array_namespace(support)
+        required = self._required.like(support)
+        stays = xp.any(support[:, None] == required[None, :], axis=1)
+        return ~stays[:, None] & (outside == outside)[None, :]
+
+    def count(self, p: int) -> int:  # noqa: D102
+        r = len(self.required)
+        return comb(p - r, self.size - r)
+
+    def supports(self, p: int) -> Iterator[tuple[int, ...]]:  # noqa: D102
+        first = tuple(self.required.tolist())
+        rest = np.setdiff1d(np.arange(p), self.required).tolist()
+        for S in combinations(rest, self.size - len(first)):
+            yield (*first, *S)
+
+    def restrict(self, index: Array) -> Including:  # noqa: D102
+        index = to_host(index)
+        there = np.flatnonzero(np.isin(index, self.required))
+        return Including(min(self.size, len(index)), there)
 
 
 class PerBlock(Pattern):

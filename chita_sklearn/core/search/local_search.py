@@ -58,14 +58,18 @@ def forward(W: WorkingSet, S: np.ndarray, size: int) -> np.ndarray:
     return np.flatnonzero(in_S)
 
 
-def backward(W: WorkingSet, S: np.ndarray, size: int) -> np.ndarray:
-    """Drop the coordinate that costs least, refitted, until S has `size`."""
+def backward(W: WorkingSet, S: np.ndarray) -> np.ndarray:
+    """Drop the coordinate that costs least, refitted, until the pattern allows S."""
     P, w, _ = W.at(S)
     kept = np.ones(len(S), dtype=bool)
-    for _ in range(len(S) - size):
+    while True:
         cost = np.full(len(S), np.inf)
         np.divide(w**2, P.diagonal(), out=cost, where=kept)
-        i = int(np.argmin(cost))
+        free = np.zeros(len(S), dtype=bool)
+        free[kept] = W.may_leave(S[kept], cost[kept])
+        if not free.any():
+            break
+        i = int(np.argmin(np.where(free, cost, np.inf)))
         kept[i] = False
         x = P[i] / P[i, i]
         w = w - w[i] * x
@@ -79,13 +83,11 @@ def best_start(W: WorkingSet) -> np.ndarray:
     What a forward step took too early, a backward step can still drop.
     """
     size, none = W.pattern.size, np.empty(0, dtype=np.intp)
-    if not W.pattern.is_uniform:
-        return forward(W, none, size)
     most = min(len(W.members), W.n_rows - 1)
     starts = []
     for excess in EXCESS:
         S = forward(W, none, max(size, min(size + int(excess * size) + 1, most)))
-        starts.append(improve(W, backward(W, S, size), 20 * size + 100))
+        starts.append(improve(W, backward(W, S), 20 * size + 100))
     return max(starts, key=lambda start: start[1])[0]
 
 

@@ -122,10 +122,21 @@ class WorkingSet:
 
     def may_join(self, in_S: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which coordinates can be added to S on the way to an allowed support."""
-        if self.pattern.is_uniform:
+        if self.pattern.is_uniform or np.count_nonzero(in_S) >= self.pattern.size:
             return ~in_S
         # The patterns are matroids: what best_mask would add to S now, S may take.
         return self.pattern.best_mask(np.where(in_S, np.inf, score)) & ~in_S
+
+    def may_leave(self, S: np.ndarray, cost: np.ndarray) -> np.ndarray:
+        """Which of S can be dropped, all of them together, on the way to a support.
+
+        Of a matroid, the one of least cost that can be dropped at all is among them.
+        """
+        if self.pattern.is_uniform:
+            return np.full(len(S), len(S) > self.pattern.size)
+        score = np.full(len(self.members), -np.inf)
+        score[S] = cost
+        return ~self.pattern.best_mask(score)[S]
 
     def exchangeable(self, S: np.ndarray) -> np.ndarray | None:
         """Which coordinates may replace which of S, shape (len(S), m); None: all."""

@@ -1,0 +1,245 @@
+"""Constraints on the support and on the signs, against every support in turn.
+
+The oracle shares no code with the library. It writes out the rows that n F is made of,
+weighted, centred and divided by the columns' deviations, with sqrt(mu) I below for the
+ridge, and solves each allowed support by numpy's lstsq, or scipy's nnls where signs are
+asked for.
+"""
+
+import itertools
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from chita_sklearn import ChitaRegressor, ChitaRegressorCV, chita_path
+
+N_PROBLEMS = 200
+
+
+@dataclass
+class Case:
+    X: np.ndarray
+    y: np.ndarray
+    ridge: float
+    options: dict = field(default_factory=dict)
+    weights: np.ndarray | None = None
+    sparse: bool = False
+
+    def __post_init__(self):
+        n, p = self.X.shape
+        s = np.ones(n) if self.weights is None else self.weights
+        root, self.n = np.sqrt(s), s.sum()
+        X, y = self.X, self.y
+        if self.options["fit_intercept"]:
+            X, y = X - s @ X / self.n, y - s @ y / self.n
+        A, b = root[:, None] * X, (root * y.T).T
+        self.scale = np.ones(p)
+        if self.options["standardize"]:
+            size = np.sqrt(np.sum(A**2, axis=0) / self.n)
+            self.scale = np.where(size > 1e-12, size, 1.0)
+        mu = self.n * self.ridge
+        prior = self.options.get("coef_prior")
+        self.w_bar = self.scale * (np.zeros(p) if prior is None else prior)
+        self.A = np.vstack([A / self.scale, np.sqrt(mu) * np.eye(p)])
+        below = np.sqrt(mu) * self.w_bar
+        if y.ndim == 2:
+            below = np.repeat(below[:, None], y.shape[1], axis=1)
+        self.b = np.concatenate([b, below])
+
+    @property
+    def given(self):
+        return scipy.sparse.csr_array(self.X) if self.sparse else self.X
+
+    def at(self, S):
+        """The least F on a support."""
+        A = self.A[:, list(S)]
+        w = np.linalg.lstsq(A, self.b, rcond=None)[0]
+        return np.sum((self.b - A @ w) ** 2) / (2 * self.n)
+
+    def of(self, coef):
+        """F of some coefficients (the intercept is the best one)."""
+        r = self.b - self.A @ (self.scale * coef).T
+        return np.sum(r**2) / (2 * self.n)
+
+    @property
+    def zero(self):
+        return np.sum(self.b**2) / (2 * self.n)
+
+
+def case(seed, targets=0):
+    """Weights, priors, intercepts, sparse X, dependent columns: all come up."""
+    rng = np.random.default_rng(seed)
+    p = int(rng.integers(2, 9))
+    n = int(rng.integers(4, 30))
+    rho = rng.choice([0.0, 0.5, 0.9])
+    X = np.sqrt(rho) * rng.standard_normal((n, 1))
+    X = (X + np.sqrt(1 - rho) * rng.standard_normal((n, p))) * rng.uniform(0.5, 2, p)
+    sparse = bool(rng.random() < 0.3)
+    X = np.where(rng.random((n, p)) < 0.5, X, 0.0) if sparse else X + rng.normal(0, 2)
+    if seed % 5 == 0:
+        X[:, p - 1] = X[:, 0]
+    truth = rng.standard_normal((p, targets) if targets else p)
+    y = X @ (truth * (rng.random(truth.shape) < 0.6))
+    y = y + rng.choice([0.1, 1.0]) * rng.standard_normal(y.shape) + rng.normal()
+    options = {
+        "fit_intercept": bool(rng.random() < 0.5),
+        "standardize": bool(rng.random() < 0.5),
+        "coef_prior": rng.standard_normal(p) if rng.random() < 0.3 else None,
+    }
+    ridge = float(10 ** rng.uniform(-4, 0)) if rng.random() < 0.7 else 0.0
+    weights = rng.uniform(0.1, 2, n) if rng.random() < 0.5 else None
+    return Case(X, y, ridge, options, weights, sparse)
+
+
+def fitted(case, k, **more):
+    model = ChitaRegressor(k, case.ridge, random_state=0, **case.options, **more)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*linearly dependent.*")
+        return model.fit(case.given, case.y, case.weights)
+
+
+def path_of(case, ks, **more):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*linearly dependent.*")
+        return chita_path(
+            case.given,
+            case.y,
+            ks,
+            ridge=case.ridge,
+            sample_weight=case.weights,
+            random_state=0,
+            **case.options,
+            **more,
+        )
+
+
+def holds(case, objective, bound, optimum):
+    """An objective is no less than the optimum, and a bound no more."""
+    room = 1e-9 * optimum + 1e-12 * case.zero
+    assert objective >= optimum - room
+    assert np.isnan(bound) or bound <= optimum + room
+
+
+def missed(case, objective, optimum):
+    return objective > optimum * (1 + 1e-7) + 1e-10 * case.zero
+
+
+# --- always_include -------------------------------------------------------------------
+
+
+def required_of(seed, p):
+    rng = np.random.default_rng(seed + 10**6)
+    return rng.choice(p, size=int(rng.integers(1, p + 1)), replace=False)
+
+
+def best_including(case, required, k):
+    rest = sorted(set(range(case.X.shape[1])) - set(required.tolist()))
+    return min(
+        case.at([*required, *S])
+        for S in itertools.combinations(rest, k - len(required))
+    )
+
+
+@pytest.mark.parametrize("solver", ["auto", "swap"])
+def test_required_features_are_chosen_and_the_rest_is_the_best(solver):
+    worse = []
+    for seed in range(N_PROBLEMS):
+        problem = case(seed)
+        p = problem.X.shape[1]
+        required = required_of(seed, p)
+        k = len(required) + seed % (p - len(required) + 1)
+        model = fitted(problem, k, always_include=required, solver=solver)
+        best = best_including(problem, required, k)
+        assert np.count_nonzero(np.delete(model.coef_, required)) <= k - len(required)
+        assert model.objective_ == pytest.approx(
+            problem.of(model.coef_), rel=1e-7, abs=1e-10 * problem.zero
+        )
+        holds(problem, model.objective_, model.lower_bound_, best)
+        if missed(problem, model.objective_, best):
+            worse.append((seed, k, model.objective_ / best - 1))
+    assert len(worse) <= (0 if solver == "auto" else 0.01 * N_PROBLEMS), worse
+
+
+@pytest.mark.parametrize("solver", ["dual", "iht", "dense", "admm", "exact"])
+def test_every_solver_keeps_required_features(solver):
+    for seed in range(40):
+        problem = case(seed)
+        if solver == "dual" and problem.ridge == 0:
+            continue
+        p = problem.X.shape[1]
+        required = required_of(seed, p)
+        k = len(required) + seed % (p - len(required) + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = fitted(problem, k, always_include=required, solver=solver)
+        best = best_including(problem, required, k)
+        assert np.count_nonzero(np.delete(model.coef_, required)) <= k - len(required)
+        holds(problem, model.objective_, model.lower_bound_, best)
+        if solver == "exact":
+            assert not missed(problem, model.objective_, best)
+
+
+def test_paths_keep_required_features():
+    for seed in range(N_PROBLEMS):
+        problem = case(seed)
+        p = problem.X.shape[1]
+        required = required_of(seed, p)
+        path = path_of(problem, p, always_include=required)
+        assert path.ks.tolist() == list(range(len(required), p + 1))
+        for t, k in enumerate(path.ks):
+            best = best_including(problem, required, k)
+            holds(problem, path.objectives[t], path.lower_bounds[t], best)
+            assert not missed(problem, path.objectives[t], best)
+            rest = np.delete(path.coefs[:, t], required)
+            assert np.count_nonzero(rest) <= k - len(required)
+
+
+def signals(n=80, p=20, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p))
+    return X, 3 * X[:, 4] - 2 * X[:, 11] + 0.5 * rng.standard_normal(n)
+
+
+def test_required_features_by_name_in_cross_validation():
+    pd = pytest.importorskip("pandas")
+    X, y = signals()
+    frame = pd.DataFrame(X, columns=[f"x{j}" for j in range(20)])
+    model = ChitaRegressorCV(6, always_include=["x3", "x0"]).fit(frame, y)
+    assert model.ks_.tolist() == [2, 3, 4, 5, 6]
+    assert {0, 3, 4, 11} <= set(model.support_.tolist())
+    path = chita_path(frame, y, [4], always_include=["x3", 0])
+    assert path.supports[0].tolist() == [0, 3, 4, 11]
+    assert ChitaRegressorCV([2], always_include=[0, 3]).fit(X, y).k_ == 2
+    by_index = ChitaRegressorCV(6, always_include=[0, 3]).fit(X, y)
+    np.testing.assert_allclose(by_index.coef_, model.coef_, rtol=1e-10)
+
+
+def test_a_required_feature_of_which_nothing_is_known_keeps_its_place():
+    X, y = signals()
+    X[:, 0] = 1.0  # a constant, which the intercept is already
+    model = ChitaRegressor(3, always_include=[0]).fit(X, y)
+    assert len(model.support_) == 2
+    assert model.coef_[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"always_include": [0, 1, 2]}, "always_include names 3 features, and k=2"),
+        ({"always_include": "x1"}, "'always_include' parameter.*Pass a list"),
+        ({"always_include": ["x1"]}, "the feature 'x1', and X has no feature names"),
+        ({"always_include": [20]}, r"indices in \[0, 20\). Got 20 among them"),
+        ({"always_include": [-1]}, "Got -1 among them"),
+        ({"always_include": [True]}, "Got True among them"),
+        ({"always_include": [0.0]}, "Got 0.0 among them"),
+    ],
+)
+def test_what_always_include_refuses(options, pattern):
+    X, y = signals()
+    with pytest.raises(ValueError, match=pattern):
+        ChitaRegressor(2, **options).fit(X, y)
+    with pytest.raises(ValueError, match=pattern.replace("k=2", "ks=2")):
+        chita_path(X, y, 2, **options)
