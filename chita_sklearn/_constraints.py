@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from .core import Cardinality, Including, Pattern
+from .core.arrays import array_namespace, device
+
+Array = Any  # the array API has no settled static type
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,18 @@ class Constraints:
     ----------
     required : tuple of int
         Columns that every support contains.
+    signs : ndarray of shape (n_features,) or None
+        -1, 0 or 1: the sign of each coefficient, 0 for either; None is 0 for all.
     """
 
     required: tuple[int, ...] = ()
+    signs: np.ndarray | None = None
+
+    def signs_like(self, y: Array) -> Array | None:
+        """The signs in the array library and on the device of y."""
+        if self.signs is None:
+            return None
+        return array_namespace(y).asarray(self.signs, device=device(y))
 
     def pattern(self, k: int) -> Pattern:
         """The supports of k features that are allowed."""
@@ -48,13 +60,31 @@ class Constraints:
 
 
 def resolved_constraints(
-    n_features: int, names: np.ndarray | None, *, always_include: Any = None
+    n_features: int,
+    names: np.ndarray | None,
+    *,
+    always_include: Any = None,
+    positive: Any = False,
 ) -> Constraints:
     """Check what the user says of the support; `names` are those of the columns."""
     required: tuple[int, ...] = ()
     if always_include is not None:
         required = _columns(always_include, "always_include", n_features, names)
-    return Constraints(required)
+    return Constraints(required, _signs(positive, n_features))
+
+
+def _signs(positive: Any, n_features: int) -> np.ndarray | None:
+    """A sign for each feature, or None where there is none to keep."""
+    signs = np.asarray(positive)
+    if signs.ndim == 0:
+        return np.ones(n_features) if positive else None
+    if signs.shape != (n_features,) or not np.all(np.isin(signs, (-1, 0, 1))):
+        msg = (
+            f"positive must be True, False, or {n_features} numbers that are -1, 0 or "
+            f"1, one for each feature. Got {positive!r} instead."
+        )
+        raise ValueError(msg)
+    return signs.astype(np.float64) if signs.any() else None
 
 
 def _columns(

@@ -119,6 +119,11 @@ class ChitaRegressorCV(ChitaRegressor):
         Features that are always among the k, by index or, where X is a data frame, by
         name. They count within k, and their coefficients are penalised as all others.
 
+    positive : bool or array-like of shape (n_features,), default=False
+        True lets no coefficient be negative. An array gives each feature a sign: 1 for
+        a coefficient that may not be negative, -1 for one that may not be positive, 0
+        for either. Fewer than k coefficients are non-zero where no other gains.
+
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
@@ -286,6 +291,7 @@ class ChitaRegressorCV(ChitaRegressor):
         fit_intercept: bool = True,
         standardize: bool = True,
         always_include: Any = None,
+        positive: Any = False,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -303,6 +309,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.fit_intercept = fit_intercept
         self.standardize = standardize
         self.always_include = always_include
+        self.positive = positive
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -379,6 +386,7 @@ class ChitaRegressorCV(ChitaRegressor):
             "prior": prior,
             "fit_intercept": bool(self.fit_intercept),
             "standardize": bool(self.standardize),
+            "signs": constraints.signs_like(y),
         }
         build = partial(_problem, options=options)
         search = partial(

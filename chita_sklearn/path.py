@@ -152,6 +152,7 @@ def chita_path(
     fit_intercept: bool = True,
     standardize: bool = True,
     always_include: Any = None,
+    positive: Any = False,
     sample_weight: Any = None,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -203,6 +204,11 @@ def chita_path(
     always_include : array-like of int or str, or None, default=None
         Features that are always among the k, by index or, where X is a data frame, by
         name. They count within k, and their coefficients are penalised as all others.
+
+    positive : bool or array-like of shape (n_features,), default=False
+        True lets no coefficient be negative. An array gives each feature a sign: 1 for
+        a coefficient that may not be negative, -1 for one that may not be positive, 0
+        for either. Fewer than k coefficients are non-zero where no other gains.
 
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
@@ -278,6 +284,7 @@ def chita_path(
         "fit_intercept": fit_intercept,
         "standardize": standardize,
         "always_include": always_include,
+        "positive": positive,
         "solver": solver,
         "n_restarts": n_restarts,
         "max_iter": max_iter,
@@ -297,6 +304,9 @@ def chita_path(
     y = column_or_1d(y, warn=True)
     (prior,) = checked_priors(coef_prior, X, y, xp)
     X, y, sample_weight = present(X, y, sample_weight)
+    constraints = resolved_constraints(
+        int(X.shape[1]), names, always_include=always_include, positive=positive
+    )
     problem = LeastSquares(
         X,
         y,
@@ -305,8 +315,8 @@ def chita_path(
         sample_weight=sample_weight,
         fit_intercept=bool(fit_intercept),
         standardize=bool(standardize),
+        signs=constraints.signs_like(y),
     )
-    constraints = resolved_constraints(problem.p, names, always_include=always_include)
     path = path_of(
         problem,
         constraints.with_room(resolved_ks(ks, problem.p), ks, "ks"),

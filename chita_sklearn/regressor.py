@@ -107,6 +107,11 @@ class ChitaRegressor(
         Features that are always among the k, by index or, where X is a data frame, by
         name. They count within k, and their coefficients are penalised as all others.
 
+    positive : bool or array-like of shape (n_features,), default=False
+        True lets no coefficient be negative. An array gives each feature a sign: 1 for
+        a coefficient that may not be negative, -1 for one that may not be positive, 0
+        for either. Fewer than k coefficients are non-zero where no other gains.
+
     solver : {"auto", "swap", "dual", "iht", "dense", "exact"}, default="auto"
         How to search for the support.
 
@@ -261,6 +266,7 @@ class ChitaRegressor(
         fit_intercept: bool = True,
         standardize: bool = True,
         always_include: Any = None,
+        positive: Any = False,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -274,6 +280,7 @@ class ChitaRegressor(
         self.fit_intercept = fit_intercept
         self.standardize = standardize
         self.always_include = always_include
+        self.positive = positive
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -352,6 +359,7 @@ class ChitaRegressor(
             sample_weight=sample_weight,
             fit_intercept=bool(self.fit_intercept),
             standardize=bool(self.standardize),
+            signs=constraints.signs_like(y),
         )
         for t, (target, prior, start) in enumerate(
             zip(targets, priors, starts, strict=True)
@@ -482,6 +490,7 @@ class ChitaRegressor(
             n_features,
             getattr(self, "feature_names_in_", None),
             always_include=self.always_include,
+            positive=self.positive,
         )
 
     def _validated(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.sparse
 
 from chita_sklearn import ChitaRegressor, ChitaRegressorCV, chita_path
@@ -243,3 +244,167 @@ def test_what_always_include_refuses(options, pattern):
         ChitaRegressor(2, **options).fit(X, y)
     with pytest.raises(ValueError, match=pattern.replace("k=2", "ks=2")):
         chita_path(X, y, 2, **options)
+
+
+# --- positive -------------------------------------------------------------------------
+
+
+def signed_value(case, S, signs):
+    """The least F on a support with signs, by scipy's nnls."""
+    S = list(S)
+    columns = [case.A[:, j] * (signs[j] or 1) for j in S]
+    columns += [-case.A[:, j] for j in S if signs[j] == 0]
+    if not columns:
+        return case.zero
+    _, length = scipy.optimize.nnls(np.column_stack(columns), case.b, maxiter=1000)
+    return length**2 / (2 * case.n)
+
+
+def best_with_signs(case, k, signs, required=()):
+    rest = sorted(set(range(case.X.shape[1])) - set(required))
+    supports = itertools.combinations(rest, k - len(required))
+    return min(signed_value(case, [*required, *S], signs) for S in supports)
+
+
+def signs_of(seed, p):
+    if seed % 3 == 0:
+        return True, np.ones(p)
+    signs = np.random.default_rng(seed + 10**7).integers(-1, 2, p)
+    return signs, signs
+
+
+def keeps(coef, signs):
+    return np.all(np.asarray(signs) * coef >= 0)
+
+
+def test_signs_are_kept_and_the_support_is_the_best():
+    worse = []
+    for seed in range(N_PROBLEMS):
+        problem = case(seed)
+        p = problem.X.shape[1]
+        positive, signs = signs_of(seed, p)
+        k = 1 + seed % p
+        model = fitted(problem, k, positive=positive)
+        best = best_with_signs(problem, k, signs)
+        assert keeps(model.coef_, signs)
+        assert len(model.support_) <= k
+        assert model.objective_ == pytest.approx(
+            problem.of(model.coef_), rel=1e-7, abs=1e-10 * problem.zero
+        )
+        holds(problem, model.objective_, model.lower_bound_, best)
+        if missed(problem, model.objective_, best):
+            worse.append((seed, k, model.objective_ / best - 1))
+    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+
+
+def test_paths_keep_signs():
+    worse = []
+    for seed in range(N_PROBLEMS):
+        problem = case(seed)
+        p = problem.X.shape[1]
+        positive, signs = signs_of(seed, p)
+        path = path_of(problem, p, positive=positive)
+        assert np.all(np.diff(path.objectives) <= 0)
+        for t, k in enumerate(path.ks):
+            best = best_with_signs(problem, k, signs)
+            assert keeps(path.coefs[:, t], signs)
+            assert np.count_nonzero(path.coefs[:, t]) <= k
+            holds(problem, path.objectives[t], path.lower_bounds[t], best)
+            if missed(problem, path.objectives[t], best):
+                worse.append((seed, k, path.objectives[t] / best - 1))
+    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+
+
+def test_signs_and_required_features_together():
+    for seed in range(60):
+        problem = case(seed)
+        p = problem.X.shape[1]
+        positive, signs = signs_of(seed, p)
+        required = required_of(seed, p)
+        k = len(required) + seed % (p - len(required) + 1)
+        model = fitted(problem, k, positive=positive, always_include=required)
+        best = best_with_signs(problem, k, signs, required.tolist())
+        rest = np.delete(model.coef_, required)
+        assert np.count_nonzero(rest) <= k - len(required)
+        assert keeps(model.coef_, signs)
+        holds(problem, model.objective_, model.lower_bound_, best)
+        assert not missed(problem, model.objective_, best), seed
+
+
+def test_all_positive_columns_and_coefficients():
+    rng = np.random.default_rng(0)
+    X = np.exp(rng.standard_normal((100, 1000)))
+    y = X[:, :60] @ rng.uniform(0.5, 2, 60) + rng.standard_normal(100)
+    path = chita_path(X, y, [5, 20, 60], positive=True, n_restarts=0)
+    assert np.all(path.coefs >= 0)
+    assert np.all(np.diff(path.rss) < 0)
+    assert np.count_nonzero(path.coefs[:, -1]) == 60
+    model = ChitaRegressor(60, positive=True, n_restarts=0).fit(X, y)
+    assert np.all(model.coef_ >= 0)
+    assert path.objectives[-1] <= model.objective_ * (1 + 1e-9)
+
+
+def test_signs_on_more_columns_than_a_working_set_holds():
+    rng = np.random.default_rng(1)
+    X = scipy.sparse.random_array((300, 4000), density=0.02, rng=rng, format="csc")
+    truth = np.zeros(4000)
+    truth[:6] = [3, -3, 2, 2, -2, 1]
+    y = X @ truth + 0.01 * rng.standard_normal(300)
+    signs = np.where(np.arange(4000) % 2, -1, 1)
+    signs[1], signs[4] = 0, 0
+    model = ChitaRegressor(6, positive=signs, random_state=0).fit(X, y)
+    assert keeps(model.coef_, signs)
+    assert {0, 1, 2, 4} <= set(model.support_.tolist())
+    assert 3 not in model.support_
+    assert 5 not in model.support_
+
+
+def test_signs_in_cross_validation_and_with_several_targets():
+    X, y = signals()
+    model = ChitaRegressorCV(5, positive=True, random_state=0).fit(X, y)
+    assert np.all(model.path_.coefs >= 0)
+    assert 4 in model.support_
+    assert 11 not in model.support_
+    Y = np.column_stack([y, -y])
+    both = ChitaRegressor(3, positive=True, random_state=0).fit(X, Y)
+    assert np.all(both.coef_ >= 0)
+    assert {11} <= set(both.support_[1].tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (
+            {"positive": [1, 1]},
+            r"positive must be True, False, or 20 numbers.*\[1, 1\]",
+        ),
+        ({"positive": [2] * 20}, "that are -1, 0 or 1"),
+        ({"positive": "yes"}, "'positive' parameter.*Pass True, False, or a sign"),
+        (
+            {"positive": True, "solver": "dual"},
+            r"solver='dual' needs coefficients of any sign \(positive=False\)\. "
+            "Leave the signs free, or choose solver='swap'",
+        ),
+    ],
+)
+def test_what_positive_refuses(options, pattern):
+    X, y = signals()
+    with pytest.raises(ValueError, match=pattern):
+        ChitaRegressor(2, **options).fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_signs_on_torch(dtype):
+    torch = pytest.importorskip("torch")
+    from chita_sklearn.core import Cardinality, LeastSquares, solve
+
+    X, y = signals()
+    expected, signs = None, np.where(np.arange(20) == 11, -1.0, 1.0)
+    for to in (np.asarray, torch.asarray):
+        problem = LeastSquares(
+            to(X.astype(dtype)), to(y), ridge=0.1, signs=to(signs), fit_intercept=True
+        )
+        found = solve(problem, Cardinality(4), random_state=0)
+        expected = found if expected is None else expected
+        np.testing.assert_allclose(np.asarray(found.coef), expected.coef, atol=1e-6)
+        assert found.gap == pytest.approx(expected.gap, abs=1e-6)

@@ -191,6 +191,7 @@ def _regression():
         lambda: fit(always_include=[0, 1, 2]),
         lambda: fit(always_include=["age"]),
         lambda: fit(always_include=[6]),
+        lambda: fit(positive=[1, 2]),
         lambda: backsolver(None),
     ]
 

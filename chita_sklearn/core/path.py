@@ -105,6 +105,7 @@ class _Path:
         self._patterns = patterns
         self._by_swaps = [
             choose(problem, pattern, options["solver"])[0] == "swap"
+            and problem.signs is None
             for pattern in self._patterns
         ]
         self._correlation = problem.correlation()
@@ -145,6 +146,8 @@ class _Path:
                 return False
             start = swapped.coef
         options = {**self._options, "n_restarts": 0}
+        if self._problem.signs is not None:
+            options["bounds"] = False  # the bound known holds for it as well
         found = solve(self._problem, self._patterns[i], start=start, **options)
         if not found.objective < enough:
             return False

@@ -20,14 +20,16 @@ from .improvers.dual import certify, costly, dual, rough_enough, with_bound
 from .improvers.enumerate import enumerate_supports
 from .improvers.iht import iht
 from .improvers.restarts import Restarts
+from .improvers.signed import bound_signed, search_signed
 from .improvers.swaps import swaps
 from .improvers.targets import search_targets
 from .patterns.matroids import Pattern
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
-from .refit.backsolve import backsolve
+from .refit.backsolve import backsolve, unsolved
 from .refit.base import backsolver
 from .refit.minimum import settled, unique
+from .refit.nonnegative import signed_backsolve
 from .solution import Solution, Status
 
 # Swaps start from forward selection, ADMM from the dense minimiser. Measured
@@ -98,6 +100,11 @@ LISTED = Need(
     lambda problem, pattern: pattern.count(problem.p) is not None,
     "Use Cardinality(k)",
 )
+REAL = Need(
+    "coefficients of any sign (positive=False)",
+    lambda problem, _: problem.signs is None,
+    "Leave the signs free",
+)
 FEW = Need(
     f"at most {FEW_COLUMNS} columns",
     lambda problem, _: problem.p <= FEW_COLUMNS,
@@ -160,6 +167,8 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
         and not missing("admm", problem, pattern)
     ):
         return "admm", f"plan admm: {size} non-zeros are many for swaps alone"
+    if problem.signs is not None and not missing("swap", problem, pattern):
+        return "swap", "plan swap: coefficients with signs"
     if size <= SWAPS_UP_TO and not missing("swap", problem, pattern):
         return "swap", f"plan swap: {size} non-zeros are few enough for all-pairs swaps"
     if not missing("dual", problem, pattern):
@@ -179,9 +188,12 @@ def missing(name: str, problem: Any, pattern: Pattern) -> list[Need]:
 
 
 def _all(
-    problem: Rows, pattern: Pattern, solution: Solution | None, **_: object
+    problem: Any, pattern: Pattern, solution: Solution | None, **_: object
 ) -> Solution:
     mask = problem.space.best_mask(pattern, problem.zeros(problem.p))
+    if problem.signs is not None:
+        best = signed_backsolve(problem, unsolved(problem, mask))
+        return certify(problem, pattern, best)
     best = settled(problem, backsolve(problem, _feasible(problem, mask)), math.inf)
     return _proven(problem, pattern, best)
 
@@ -214,6 +226,20 @@ def _swap(
     bounds: bool,
     at_optimum: bool = False,
 ) -> Solution:
+    if problem.signs is not None:
+        solution = search_signed(
+            problem,
+            pattern,
+            solution,
+            n_restarts=n_restarts,
+            max_iter=max_iter,
+            rng=rng,
+            on_step=on_step,
+        )
+        if not bounds or problem.mu == 0:
+            return solution
+        steps = min(max_iter, PROOF_STEPS) if _provable(problem) else 0
+        return bound_signed(problem, pattern, solution, steps, tol)
     if not at_optimum or solution is None:
         solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
     if solution.status is Status.STOPPED:
@@ -400,13 +426,13 @@ def _feasible(problem: Rows, mask: Array) -> Solution:
 
 PLANS = {
     "all": Plan(_all),
-    "enumerate": Plan(_enumerate, (GRAM, LISTED, FEW)),
+    "enumerate": Plan(_enumerate, (GRAM, LISTED, FEW, REAL)),
     "swap": Plan(_swap, (GRAM, MATROID)),
-    "admm": Plan(_admm, (SPECTRUM, MATROID)),
-    "dual": Plan(_dual, (ROWS, RIDGE)),
-    "iht": Plan(_iht, (ROWS,)),
-    "dense": Plan(_dense, (ROWS,)),
-    "exact": Plan(_exact, (GRAM, MATROID)),
+    "admm": Plan(_admm, (SPECTRUM, MATROID, REAL)),
+    "dual": Plan(_dual, (ROWS, RIDGE, REAL)),
+    "iht": Plan(_iht, (ROWS, REAL)),
+    "dense": Plan(_dense, (ROWS, REAL)),
+    "exact": Plan(_exact, (GRAM, MATROID, REAL)),
 }
 # What a caller may ask for; "all" and "enumerate" are chosen, never asked for.
 SOLVERS = ("auto", "swap", "admm", "dual", "iht", "dense", "exact")

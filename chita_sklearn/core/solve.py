@@ -12,8 +12,9 @@ from .arrays import Array
 from .improvers.targets import fit_support
 from .patterns.matroids import Pattern
 from .plans import PLANS, SOLVERS, OnStep, choose, passes
-from .refit.backsolve import backsolve
+from .refit.backsolve import backsolve, unsolved
 from .refit.minimum import bounded, measured
+from .refit.nonnegative import signed_backsolve
 from .solution import Solution, Status
 
 
@@ -138,4 +139,6 @@ def _given(problem: Any, pattern: Pattern, start: Array | None) -> Solution | No
     w = xp.where(mask, w, xp.zeros_like(w))
     if problem.has_targets:
         return fit_support(problem, mask)
+    if problem.signs is not None:
+        return signed_backsolve(problem, unsolved(problem, mask))
     return backsolve(problem, Solution(w, mask, problem.objective(w), n_iter=0))

@@ -74,8 +74,19 @@ class Dual:
 
     def scores(self, u: Array) -> Array:
         """c^2 = (u + mu w_bar)^2, whose largest allowed sum enters D."""
+        return self._followed(self._pull(u)) ** 2
+
+    def _pull(self, u: Array) -> Array:
+        """c = u + mu w_bar."""
         problem = self.problem
-        return (u if problem.prior is None else u + problem.mu * problem.prior) ** 2
+        return u if problem.prior is None else u + problem.mu * problem.prior
+
+    def _followed(self, c: Array) -> Array:
+        """c, or 0 where the sign asked of a coefficient does not let it follow c."""
+        signs = self.problem.signs
+        if signs is None:
+            return c
+        return self.problem.xp.where(signs * c >= 0, c, 0 * c)
 
     def bound(self, alpha: Array) -> float:
         """D(alpha), less what rounding may have added: a certificate.
@@ -130,13 +141,13 @@ class Dual:
         problem, xp, space = self.problem, self.problem.xp, self.space
         da, du = to - alpha, u_to - u
         at_0, bend = (problem.b - alpha) @ da, da @ da
-        c = u if problem.prior is None else u + problem.mu * problem.prior
+        c = self._pull(u)
         # All of it stays on the device: a scalar asked for would wait for the device.
         zero, one = xp.zeros_like(bend), xp.ones_like(bend)
         low, high = zero, one
         for halving in range(HALVINGS + 1):
             t = one if halving == 0 else 0.5 * (low + high)
-            c_t = c + t * du
+            c_t = self._followed(c + t * du)
             mask = space.best_mask(self.pattern, c_t**2)
             slope = at_0 - t * bend - space.sum_over(mask, c_t * du) / problem.mu
             low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)

@@ -49,6 +49,9 @@ class Quadratic(ABC):
         How many numbers are added up in one of A' r: what its rounding grows with.
     prior : array of shape (p,), float64, or None
         w_bar.
+    signs : array of shape (p,), float64, or None
+        The values that coefficients may take: s_j w_j >= 0, for s_j = 0 any. None is
+        any for all.
     xp, device, dtype
         The array namespace and the device of A, and the type coefficients return in.
     """
@@ -63,6 +66,7 @@ class Quadratic(ABC):
     mu: float
     terms: int
     prior: Array | None
+    signs: Array | None = None
     xp: Any
     device: Any
     dtype: Any

@@ -59,6 +59,9 @@ class LeastSquares(Rows):
         (without an intercept its root mean square; 1 for a column of zeros), so that
         mu acts on coefficients of columns of unit variance. `w` and `prior` are then
         those of the scaled columns: s_j times those of X. Nothing is copied.
+    signs : array of shape (p,) or None, default=None
+        The signs that coefficients may have: -1, 1, or 0 for either. None is either
+        for all.
 
     Attributes
     ----------
@@ -96,6 +99,7 @@ class LeastSquares(Rows):
         sample_weight: Array | None = None,
         fit_intercept: bool = False,
         standardize: bool = False,
+        signs: Array | None = None,
     ) -> None:
         data: Any = Sparse(X) if scipy.sparse.issparse(X) else Dense(X)
         self._data = data
@@ -105,6 +109,7 @@ class LeastSquares(Rows):
         self.n_rows, self.p = (int(size) for size in data.shape)
         y = xp.astype(y, xp.float64)
         self.prior = None if prior is None else xp.astype(prior, xp.float64)
+        self.signs = None if signs is None else xp.astype(signs, xp.float64)
 
         if sample_weight is None:
             self._s = self._d = None
@@ -455,8 +460,9 @@ class LeastSquares(Rows):
         part._data = part._unscaled = Dense(self._data.take(S))
         part._column_scale = None
         part.p = S.shape[0]
-        part.prior, part._m, part._norms, part._raw, part.scale = map(
-            taken, (self.prior, self._m, self._norms, self._raw, self.scale)
+        part.prior, part._m, part._norms, part._raw, part.scale, part.signs = map(
+            taken,
+            (self.prior, self._m, self._norms, self._raw, self.scale, self.signs),
         )
         part._unscaled_m = part._m
         part.grams, part._factor = [], []
