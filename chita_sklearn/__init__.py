@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._moments import Moments, WeightedRows, moments
     from .criteria import aic, bic, ebic
     from .cv import ChitaRegressorCV
     from .path import ChitaPath, chita_path
@@ -17,15 +18,20 @@ __all__ = [
     "ChitaPath",
     "ChitaRegressor",
     "ChitaRegressorCV",
+    "Moments",
     "PathDisplay",
+    "WeightedRows",
     "__version__",
     "aic",
     "bic",
     "chita_path",
     "ebic",
+    "moments",
 ]
 
 _ROOMS = {
+    # Not "moments": the room would hide the function of that name.
+    "_moments": ("Moments", "WeightedRows", "moments"),
     "criteria": ("aic", "bic", "ebic"),
     "cv": ("ChitaRegressorCV",),
     "path": ("ChitaPath", "chita_path"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn import get_config
 from sklearn.base import _fit_context
-from sklearn.utils import _array_api
+from sklearn.utils import _array_api, _safe_indexing
 from sklearn.utils._array_api import (
     _convert_to_numpy,
     _is_numpy_namespace,
@@ -116,6 +116,7 @@ __all__ = [
     "_get_feature_names",
     "_raise_for_params",
     "_routing_enabled",
+    "_safe_indexing",
     "check_same_namespace",
     "check_weights",
     "float_dtypes",

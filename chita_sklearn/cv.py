@@ -6,10 +6,12 @@ all k, and every model on it is scored.
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import get_scorer, get_scorer_names
@@ -30,9 +32,12 @@ from ._compat import (
     _raise_for_params,
     _routing_enabled,
     float_dtypes,
+    get_namespace_and_device,
     with_callbacks,
 )
+from ._constraints import Constraints
 from ._fitted import forget, model_of_path, remember
+from ._moments import Moments, checked_moments
 from ._reporting import at_k, warn_of
 from ._selection import by_criterion, by_folds
 from ._validation import (
@@ -55,6 +60,14 @@ Array = Any  # the array API has no settled static type
 __all__ = ["ChitaRegressorCV"]
 
 CRITERIA = ("cv", "aic", "bic", "ebic")
+
+
+class _Grid(NamedTuple):
+    """What is chosen from."""
+
+    ks: list[int]
+    ridges: list[float]
+    constraints: Constraints
 
 
 class ChitaRegressorCV(ChitaRegressor):
@@ -366,6 +379,150 @@ class ChitaRegressorCV(ChitaRegressor):
         """
         _raise_for_params(params, self, "fit")
         forget(self)
+        self._check_selection()
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        inputs = {"X": X, "y": y, "metadata": metadata | params or None}
+        X, y, sample_weight, xp = self._validated(X, y, sample_weight)
+        y = column_or_1d(y, warn=True)
+        (prior,) = checked_priors(self.coef_prior, X, y, xp)
+        names = getattr(self, "feature_names_in_", None)
+        grid = self._grid(int(X.shape[1]), names)
+        options = self._options(prior, grid.constraints.signs_like(y))
+        build = partial(_problem, options=options)
+        search = self._search(grid)
+        if self.criterion == "cv":
+            cv = check_cv(self.cv)
+            split_params, score_params = self._routed(sample_weight, params)
+            score = partial(_scores, scorer=self._scorer(), params=score_params)
+            jobs = [
+                delayed(_fold)(
+                    X, y, sample_weight, fold, grid.ridges, build, search, score
+                )
+                for fold in _usable(list(cv.split(X, y, **split_params)), sample_weight)
+            ]
+        else:
+            problem = build(*present(X, y, sample_weight))
+            problem.column_norms()  # once, for all ridges
+            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in grid.ridges]
+        rows = y if sample_weight is None else y[sample_weight > 0]
+        fitted = self._found(
+            jobs,
+            grid,
+            partial(_problem_of, X, y, sample_weight, build),
+            search,
+            int(rows.shape[0]),
+            (xp, y.device),
+            inputs,
+        )
+        remember(self, fitted)
+        return self
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_moments(self, moments: Moments | Sequence[Moments]) -> ChitaRegressorCV:
+        """Choose k and ridge, and fit the coefficients, from sums over rows.
+
+        With one :class:`Moments` for each fold. The models for a fold are fitted on
+        the sums of the others and scored on its own, and no row is read again.
+
+        Parameters
+        ----------
+        moments : sequence of Moments, or Moments
+            One for each fold, of different rows, as
+            ``chita_sklearn.moments(X, y, folds=5)`` returns. A single object does with
+            a `criterion` other than "cv", which needs no folds. None is changed.
+
+        Returns
+        -------
+        ChitaRegressorCV
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For fewer than two folds with ``criterion="cv"``; a `scoring` other than
+            None, "neg_mean_squared_error", "neg_root_mean_squared_error" and "r2",
+            which needs rows; features that differ between folds; and what :meth:`fit`
+            refuses.
+        TypeError
+            For something other than Moments.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` was reached on all data while a solution was still improving.
+        UserWarning
+            If a ridge of 0 is chosen and the columns of a support are linearly
+            dependent.
+
+        Notes
+        -----
+        Costs a path of n_features + 1 rows for each fold and ridge, and three merges a
+        fold. `cv` is not used: the folds are those of the sums.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from chita_sklearn import ChitaRegressorCV, moments
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.standard_normal((1000, 20))
+        >>> y = 3 * X[:, 4] - 2 * X[:, 11] + rng.standard_normal(1000)
+        >>> folds = moments(X, y, folds=5)
+        >>> ChitaRegressorCV(4, criterion="ebic").fit_moments(folds).support_
+        array([ 4, 11])
+        """
+        folds = [moments] if isinstance(moments, Moments) else list(moments)
+        for fold in folds:
+            checked_moments(fold)
+            fold.check_one_target()
+        self._check_selection()
+        if self.criterion == "cv" and len(folds) < 2:
+            msg = (
+                f"criterion='cv' needs Moments of two folds or more. Got {len(folds)}. "
+                "Pass chita_sklearn.moments(X, y, folds=5), or criterion='ebic'."
+            )
+            raise ValueError(msg)
+        if self.criterion == "cv" and self.scoring not in SCORES:
+            msg = (
+                f"scoring={self.scoring!r} needs rows, which Moments do not keep. "
+                f"Choose one of {', '.join(map(repr, SCORES))}."
+            )
+            raise ValueError(msg)
+        train, whole = _all_but_one(folds)
+        X, y = whole.like()
+        (prior,) = checked_priors(self.coef_prior, X, y, np)
+        names = getattr(whole, "feature_names_in_", None)
+        grid = self._grid(whole.n_features_in_, names)
+        options = self._options(prior, grid.constraints.signs_like(y))
+        search = self._search(grid)
+        if self.criterion == "cv":
+            score = partial(_scores_of_moments, score=SCORES[self.scoring])
+            jobs = [
+                delayed(_fold_of_moments)(
+                    part, test, grid.ridges, options, search, score
+                )
+                for part, test in zip(train, folds, strict=True)
+            ]
+        else:
+            problem = whole.problem(**options)
+            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in grid.ridges]
+        fitted = self._found(
+            jobs,
+            grid,
+            partial(whole.problem, **options),
+            search,
+            whole.n_samples_,
+            (get_namespace_and_device(y)[0], y.device),
+            {"X": None, "y": None, "metadata": None},
+        )
+        forget(self)
+        fitted["n_features_in_"] = whole.n_features_in_
+        if hasattr(whole, "feature_names_in_"):
+            fitted["feature_names_in_"] = whole.feature_names_in_
+        remember(self, fitted)
+        return self
+
+    def _check_selection(self) -> None:
         if self.selection == "one_se" and self.criterion != "cv":
             msg = (
                 f"selection='one_se' with criterion={self.criterion!r}: the standard "
@@ -373,45 +530,49 @@ class ChitaRegressorCV(ChitaRegressor):
                 "selection='best'."
             )
             raise ValueError(msg)
-        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
-        inputs = {"X": X, "y": y, "metadata": metadata | params or None}
-        X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        y = column_or_1d(y, warn=True)
-        (prior,) = checked_priors(self.coef_prior, X, y, xp)
-        constraints = self._constraints(int(X.shape[1]))
-        ks = resolved_ks(self.ks, int(X.shape[1]), first=0)
-        ks = constraints.with_room(ks, self.ks, "ks")
-        ridges = resolved_ridges(self.ridges)
-        options = {
+
+    def _grid(self, n_features: int, names: Any) -> _Grid:
+        """Return the numbers of features and the ridges to choose from."""
+        constraints = self._constraints(n_features, names)
+        ks = constraints.with_room(
+            resolved_ks(self.ks, n_features, first=0), self.ks, "ks"
+        )
+        return _Grid(ks, resolved_ridges(self.ridges), constraints)
+
+    def _options(self, prior: Array | None, signs: Array | None) -> dict[str, Any]:
+        """Return what the problem of every fold is built with."""
+        return {
             "prior": prior,
             "fit_intercept": bool(self.fit_intercept),
             "standardize": bool(self.standardize),
-            "signs": constraints.signs_like(y),
+            "signs": signs,
         }
-        build = partial(_problem, options=options)
-        search = partial(
+
+    def _search(self, grid: _Grid) -> Any:
+        """Return the function that solves a problem for all k."""
+        return partial(
             path_of,
-            ks=ks,
-            pattern_of=constraints.pattern,
+            ks=grid.ks,
+            pattern_of=grid.constraints.pattern,
             solver=self.solver,
             n_restarts=int(self.n_restarts),
             max_iter=int(self.max_iter),
             tol=float(self.tol),
             seed=resolved_seed(self.random_state),
         )
-        if self.criterion == "cv":
-            cv = check_cv(self.cv)
-            split_params, score_params = self._routed(sample_weight, params)
-            score = partial(_scores, scorer=self._scorer(), params=score_params)
-            jobs = [
-                delayed(_fold)(X, y, sample_weight, fold, ridges, build, search, score)
-                for fold in _usable(list(cv.split(X, y, **split_params)), sample_weight)
-            ]
-        else:
-            problem = build(*present(X, y, sample_weight))
-            problem.column_norms()  # once, for all ridges
-            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in ridges]
 
+    def _found(
+        self,
+        jobs: list[Any],
+        grid: _Grid,
+        whole: Callable[[], LeastSquares],
+        search: Any,
+        n_rows: int,
+        place: tuple[Any, Any],
+        inputs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Do the jobs, choose, and solve the problem of all data: fitted attributes."""
+        ks, ridges = grid.ks, grid.ridges
         task = self._init_callback_context(max_subtasks=len(jobs))
         task.call_on_fit_task_begin(estimator=self, **inputs)
         found = []
@@ -423,26 +584,25 @@ class ChitaRegressorCV(ChitaRegressor):
 
         if self.criterion == "cv":
             fitted = by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
-            problem = build(*present(X, y, sample_weight))
-            path = _at_ridge(problem, fitted["ridge_"], search)
+            path = _at_ridge(whole(), fitted["ridge_"], search)
         else:
-            rows = y if sample_weight is None else y[sample_weight > 0]
-            room = int(rows.shape[0]) - bool(self.fit_intercept)
+            room = n_rows - bool(self.fit_intercept)
             fitted = by_criterion(found, ks, ridges, self.criterion, room)
             path = found[ridges.index(fitted["ridge_"])]
-        warn_of(path.statuses, partial(at_k, path.ks), stacklevel=4)
+        # Out of here, the fit and its two decorators: to the caller's line.
+        warn_of(path.statuses, partial(at_k, path.ks), stacklevel=5)
         fitted |= model_of_path(path, ks.index(fitted["k_"]))
         # Array attributes live where X does; what tables are made of is NumPy's.
-        where = {"dtype": float_dtypes(xp, y.device)[0], "device": y.device}
+        xp, device = place
+        where = {"dtype": float_dtypes(xp, device)[0], "device": device}
         for name in ("ridges_", "score_path_", "criterion_path_"):
             if name in fitted:
                 fitted[name] = xp.asarray(fitted[name], **where)
-        fitted["ks_"] = xp.asarray(fitted["ks_"], device=y.device)
+        fitted["ks_"] = xp.asarray(fitted["ks_"], device=device)
         task.call_on_fit_task_end(
             estimator=self, **inputs, reconstruction_attributes=fitted
         )
-        remember(self, fitted)
-        return self
+        return fitted
 
     def to_numpy(self) -> ChitaRegressorCV:
         """Return a fitted copy on the host, with NumPy attributes.
@@ -496,6 +656,64 @@ class ChitaRegressorCV(ChitaRegressor):
             return routed.splitter.split, routed.get("scorer", {}).get("score", {})
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         return {}, weights
+
+
+def _all_but_one(folds: list[Moments]) -> tuple[list[Moments], Moments]:
+    """Return for each fold the moments of all the others, and those of all.
+
+    By merges from both ends: nothing is ever subtracted. Three merges a fold.
+    """
+    after = [Moments()]
+    for fold in folds[:0:-1]:
+        after.append(after[-1].merge(fold))
+    before, others = Moments(), []
+    for fold, rest in zip(folds, reversed(after), strict=True):
+        others.append(before.merge(rest))
+        before = before.merge(fold)
+    return others, before
+
+
+def _fold_of_moments(
+    train: Moments,
+    test: Moments,
+    ridges: list[float],
+    options: dict[str, Any],
+    search: Any,
+    score: Any,
+) -> np.ndarray:
+    """Scores on the fold held out, shape (n_ridges, n_ks)."""
+    problem = train.problem(**options)
+    paths = [_at_ridge(problem, ridge, search, bounds=False) for ridge in ridges]
+    return np.stack([score(path, test) for path in paths])
+
+
+def _scores_of_moments(path: ChitaPath, test: Moments, *, score: Any) -> np.ndarray:
+    """Scores of a path's models on rows they have not seen, shape (n_ks,)."""
+    models = zip(path.coefs.T, path.intercepts, strict=True)
+    return np.asarray([score(test, coef, intercept) for coef, intercept in models])
+
+
+def _minus_mse(test: Moments, coef: Array, intercept: Any) -> float:
+    return -test.mean_squared_error(coef, intercept)
+
+
+def _minus_rmse(test: Moments, coef: Array, intercept: Any) -> float:
+    return -math.sqrt(test.mean_squared_error(coef, intercept))
+
+
+# What can be told of a model from moments.
+SCORES: dict[str | None, Callable[..., float]] = {
+    None: _minus_mse,
+    "neg_mean_squared_error": _minus_mse,
+    "neg_root_mean_squared_error": _minus_rmse,
+    "r2": Moments.r2_score,
+}
+
+
+def _problem_of(
+    X: Any, y: Array, sample_weight: Array | None, build: Any
+) -> LeastSquares:
+    return build(*present(X, y, sample_weight))
 
 
 def _problem(

@@ -16,6 +16,7 @@ from sklearn.utils import check_X_y, column_or_1d
 from ._compat import _get_feature_names, on_host
 from ._constraints import resolved_constraints
 from ._fitted import values_of
+from ._moments import Moments
 from ._reporting import at_k, warn_of
 from ._validation import (
     CONSTRAINTS,
@@ -176,11 +177,12 @@ def chita_path(
 
     Parameters
     ----------
-    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+    X : {array-like, sparse matrix} of shape (n_samples, n_features), or Moments
         Training data; neither copied nor written to. scipy.sparse matrices are used as
-        CSC.
+        CSC. Or sums over them: then y and `sample_weight`, which are in them already,
+        are None.
 
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,) or None
         Target values.
 
     ks : int or array-like of int
@@ -239,7 +241,7 @@ def chita_path(
     ------
     ValueError
         For a parameter out of range or unfit data, as in :class:`ChitaRegressor`; a
-        two-dimensional y.
+        two-dimensional y; y or weights beside Moments.
     TypeError
         For a parameter of the wrong type.
 
@@ -292,31 +294,38 @@ def chita_path(
         "random_state": random_state,
     }
     check_parameters(parameters, CONSTRAINTS, "chita_path")
-    names = _get_feature_names(X)
-    X, y, sample_weight, xp = checked_data(
-        X,
-        y,
-        sample_weight,
-        coef_prior,
-        caller="chita_path",
-        check=partial(check_X_y, estimator="chita_path"),
-    )
-    y = column_or_1d(y, warn=True)
-    (prior,) = checked_priors(coef_prior, X, y, xp)
-    X, y, sample_weight = present(X, y, sample_weight)
+    moments = X if isinstance(X, Moments) else None
+    if moments is not None:
+        names = getattr(moments, "feature_names_in_", None)
+        X, y, sample_weight = _without_rows(moments, y, sample_weight)
+        (prior,) = checked_priors(coef_prior, X, y, np)
+    else:
+        names = _get_feature_names(X)
+        X, y, sample_weight, xp = checked_data(
+            X,
+            y,
+            sample_weight,
+            coef_prior,
+            caller="chita_path",
+            check=partial(check_X_y, estimator="chita_path"),
+        )
+        y = column_or_1d(y, warn=True)
+        (prior,) = checked_priors(coef_prior, X, y, xp)
+        X, y, sample_weight = present(X, y, sample_weight)
     constraints = resolved_constraints(
         int(X.shape[1]), names, always_include=always_include, positive=positive
     )
-    problem = LeastSquares(
-        X,
-        y,
-        ridge=float(ridge),
-        prior=prior,
-        sample_weight=sample_weight,
-        fit_intercept=bool(fit_intercept),
-        standardize=bool(standardize),
-        signs=constraints.signs_like(y),
-    )
+    options: dict[str, Any] = {
+        "ridge": float(ridge),
+        "prior": prior,
+        "fit_intercept": bool(fit_intercept),
+        "standardize": bool(standardize),
+        "signs": constraints.signs_like(y),
+    }
+    if moments is not None:
+        problem: LeastSquares = moments.problem(**options)
+    else:
+        problem = LeastSquares(X, y, sample_weight=sample_weight, **options)
     path = path_of(
         problem,
         constraints.with_room(resolved_ks(ks, problem.p), ks, "ks"),
@@ -330,6 +339,18 @@ def chita_path(
     )
     warn_of(path.statuses, partial(at_k, path.ks), stacklevel=2)
     return path
+
+
+def _without_rows(moments: Moments, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """X, y and weights without rows, in place of those that moments are of."""
+    if y is not None or sample_weight is not None:
+        msg = (
+            "y and sample_weight are in the Moments already. Pass "
+            "chita_path(moments, None, ks)."
+        )
+        raise ValueError(msg)
+    moments.check_one_target()
+    return (*moments.like(), None)
 
 
 def path_of(

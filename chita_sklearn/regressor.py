@@ -6,14 +6,19 @@ the `Solution` into fitted attributes. No numerical work is done here.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
@@ -30,6 +35,7 @@ from ._compat import (
 )
 from ._constraints import Constraints, resolved_constraints
 from ._fitted import Targets, forget, remember
+from ._moments import Moments, checked_moments
 from ._reporting import Progress, among_targets, warn_of
 from ._validation import (
     CONSTRAINTS,
@@ -42,11 +48,16 @@ from ._validation import (
     resolved_seed,
     usable_starts,
 )
-from .core import LeastSquares, solve
+from .core import LeastSquares, Pattern, solve
 
 Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaRegressor"]
+
+
+def _has_one_k(estimator: Any) -> bool:
+    """Whether rows can be added: not where k is chosen by folds of them."""
+    return "k" in estimator.get_params(deep=False)
 
 
 class ChitaRegressor(
@@ -339,16 +350,12 @@ class ChitaRegressor(
         inputs = {"X": X, "y": y, "metadata": metadata}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
         k = resolved_k(self.k, int(X.shape[1]))
-        constraints = self._constraints(int(X.shape[1]))
+        names = getattr(self, "feature_names_in_", None)
+        constraints = self._constraints(int(X.shape[1]), names)
         constraints.with_room([k], k if self.k is None else self.k, "k")
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
         X, y, sample_weight = present(X, y, sample_weight)
-        # One seed for all targets: each gets what a fit of its own would give it.
-        seed = resolved_seed(self.random_state)
-
-        outcome = Targets(X, y, xp)
-        progress = Progress(self, len(priors), inputs)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         ridge = float(self.ridge)
         first = LeastSquares(
@@ -361,16 +368,216 @@ class ChitaRegressor(
             standardize=bool(self.standardize),
             signs=constraints.signs_like(y),
         )
-        for t, (target, prior, start) in enumerate(
-            zip(targets, priors, starts, strict=True)
-        ):
-            problem = first
-            if t:  # what depends on X alone is computed once
-                problem = first.with_target(target, ridge=ridge, prior=prior)
+        # What depends on X alone is computed once.
+        others = (
+            first.with_target(target, ridge=ridge, prior=prior)
+            for target, prior in zip(targets[1:], priors[1:], strict=True)
+        )
+        outcome = Targets(X, y, xp)
+        fitted = self._solved(
+            chain([first], others),
+            outcome,
+            k,
+            constraints.pattern(k),
+            starts,
+            inputs,
+            stacklevel=5,
+        )
+        remember(self, fitted)
+        return self
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_moments(self, moments: Moments) -> ChitaRegressor:
+        """Choose k features and fit their coefficients, from sums over rows.
+
+        The fit of all rows that `moments` has seen, and as exact as that of the rows.
+
+        Parameters
+        ----------
+        moments : Moments
+            Sums over the rows, however they were formed: chunk by chunk, on other
+            processes or machines. Not changed.
+
+        Returns
+        -------
+        ChitaRegressor
+            The fitted estimator. :meth:`partial_fit` goes on from here.
+
+        Raises
+        ------
+        ValueError
+            For moments without rows, a parameter out of range, or what :meth:`fit`
+            refuses for numerical reasons.
+        TypeError
+            For something other than Moments.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` was reached before the search, or the proof of
+            ``solver="exact"``, was finished.
+        UserWarning
+            If ``ridge=0`` and the chosen columns are linearly dependent, as far as
+            rounding lets anyone see.
+
+        Notes
+        -----
+        Costs what a fit of n_features + 1 rows does. `gap_` allows for what the sums
+        may have been rounded by: it is never exactly 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from chita_sklearn import ChitaRegressor, Moments
+        >>> X = np.random.default_rng(0).standard_normal((1000, 8))
+        >>> y = X[:, 3] + 0.1 * X[:, 5]
+        >>> seen = Moments().update(X[:500], y[:500]).update(X[500:], y[500:])
+        >>> ChitaRegressor(k=2).fit_moments(seen).support_
+        array([3, 5])
+        """
+        checked_moments(moments)
+        previous = getattr(self, "coef_", None) if self.warm_start else None
+        fitted = self._fitted_on(moments, previous)
+        forget(self)
+        remember(self, fitted)
+        return self
+
+    @available_if(_has_one_k)
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChitaRegressor:
+        """Add rows, and fit all rows so far.
+
+        What is kept of the rows are their :class:`Moments`, so the answer is that of
+        :meth:`fit` on all of them, whatever their order.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            More rows.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Target values.
+
+        sample_weight : float or array-like of shape (n_samples,), default=None
+            Weights, at least 0 and not all 0 in the first call.
+
+        Returns
+        -------
+        ChitaRegressor
+            The fitted estimator. `moments_` holds the sums.
+
+        Raises
+        ------
+        ValueError
+            For what :meth:`fit` and :meth:`Moments.update` refuse. The estimator is as
+            it was.
+        TypeError
+            For a parameter of the wrong type, or an array in GPU memory.
+
+        Warns
+        -----
+        UserWarning
+            After :meth:`fit`, which keeps nothing of its rows: this starts anew. And
+            as :meth:`fit` does.
+        ConvergenceWarning
+            As :meth:`fit` does.
+
+        Notes
+        -----
+        Adding m rows costs O(m n_features^2), then there is a fit of n_features + 1
+        rows. Where the answers in between are not wanted, sum first and fit once:
+        :meth:`Moments.update`, :meth:`fit_moments`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from chita_sklearn import ChitaRegressor
+        >>> X = np.random.default_rng(0).standard_normal((1000, 8))
+        >>> y = X[:, 3] + 0.1 * X[:, 5]
+        >>> model = ChitaRegressor(k=2)
+        >>> for rows in np.array_split(np.arange(1000), 4):
+        ...     model = model.partial_fit(X[rows], y[rows])
+        >>> model.support_
+        array([3, 5])
+        """
+        first = not hasattr(self, "moments_")
+        if first and hasattr(self, "coef_"):
+            msg = (
+                "partial_fit after fit starts anew: fit keeps nothing of its rows to "
+                "add to. Begin with partial_fit or fit_moments to go on from there."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
+        X, y, _, xp = self._validated(X, y, None, reset=first)
+        if not isinstance(X, np.ndarray) and not scipy.sparse.issparse(X):
+            library = xp.__name__.rsplit(".", 1)[-1]
+            msg = (
+                f"partial_fit sums on the host, and X is an array of {library}. Pass "
+                "NumPy arrays, or turn array API dispatch off."
+            )
+            raise TypeError(msg)
+        seen = Moments().update(X, y, sample_weight)
+        if hasattr(self, "feature_names_in_") and seen.n_samples_:
+            seen.feature_names_in_ = self.feature_names_in_
+        if not first:
+            seen = self.moments_.merge(seen)
+        previous = getattr(self, "coef_", None) if self.warm_start else None
+        remember(self, self._fitted_on(seen, previous))
+        return self
+
+    def _fitted_on(self, moments: Moments, previous: Array | None) -> dict[str, Any]:
+        """Fitted attributes of the rows that moments are of."""
+        X, y = moments.like()
+        xp = get_namespace_and_device(X)[0]
+        k = resolved_k(self.k, moments.n_features_in_)
+        priors = checked_priors(self.coef_prior, X, y, xp)
+        names = getattr(moments, "feature_names_in_", None)
+        constraints = self._constraints(moments.n_features_in_, names)
+        constraints.with_room([k], k if self.k is None else self.k, "k")
+        options = {
+            "ridge": float(self.ridge),
+            "fit_intercept": bool(self.fit_intercept),
+            "standardize": bool(self.standardize),
+            "signs": constraints.signs_like(y),
+        }
+        problems = (
+            moments.problem(t, prior=prior, **options) for t, prior in enumerate(priors)
+        )
+        outcome = Targets(X, y, xp)
+        starts = usable_starts(previous, X, y)
+        inputs = {"X": None, "y": None, "metadata": None}
+        fitted = self._solved(
+            problems, outcome, k, constraints.pattern(k), starts, inputs, stacklevel=6
+        )
+        fitted |= {"moments_": moments.merge(Moments())}
+        fitted["n_features_in_"] = moments.n_features_in_
+        if hasattr(moments, "feature_names_in_"):
+            fitted["feature_names_in_"] = moments.feature_names_in_
+        return fitted
+
+    def _solved(
+        self,
+        problems: Iterable[LeastSquares],
+        outcome: Targets,
+        k: int,
+        pattern: Pattern,
+        starts: list[Array | None],
+        inputs: dict[str, Any],
+        stacklevel: int,
+    ) -> dict[str, Any]:
+        """Solve a problem for each target; fitted attributes of all of them.
+
+        `stacklevel` is the number of frames to the user's: his line is warned of.
+        """
+        # One seed for all targets: each gets what a fit of its own would give it.
+        seed = resolved_seed(self.random_state)
+        progress = Progress(self, len(starts), inputs)
+        for problem, start in zip(problems, starts, strict=True):
             progress.begin_target()
             solution = solve(
                 problem,
-                constraints.pattern(k),
+                pattern,
                 solver=self.solver,
                 start=None if start is None else problem.as_scaled(start),
                 n_restarts=int(self.n_restarts),
@@ -383,12 +590,10 @@ class ChitaRegressor(
             progress.end_target(outcome.model)
 
         statuses = [solution.status for solution in outcome.solutions]
-        # Out of here, fit and its two decorators: to the caller's line.
-        warn_of(statuses, partial(among_targets, len(statuses)), stacklevel=4)
+        warn_of(statuses, partial(among_targets, len(statuses)), stacklevel)
         fitted = {**outcome.model(), **outcome.record(), "k_": k}
         progress.end(fitted)
-        remember(self, fitted)
-        return self
+        return fitted
 
     def predict(self, X: Any) -> Array:
         """Predict with the linear model.
@@ -484,17 +689,17 @@ class ChitaRegressor(
             self._remedies,
         )
 
-    def _constraints(self, n_features: int) -> Constraints:
-        """Return what is asked of the support, once X has been validated."""
+    def _constraints(self, n_features: int, names: Any) -> Constraints:
+        """Return what is asked of the support; `names` are those of the columns."""
         return resolved_constraints(
             n_features,
-            getattr(self, "feature_names_in_", None),
+            names,
             always_include=self.always_include,
             positive=self.positive,
         )
 
     def _validated(
-        self, X: Any, y: Any, sample_weight: Any
+        self, X: Any, y: Any, sample_weight: Any, reset: bool = True
     ) -> tuple[Any, Array, Array | None, Any]:
         """Bring the data to X's array library and device; raise if they are unfit."""
         return checked_data(
@@ -503,5 +708,5 @@ class ChitaRegressor(
             sample_weight,
             self.coef_prior,
             caller=type(self).__name__,
-            check=partial(validate_data, self),
+            check=partial(validate_data, self, reset=reset),
         )

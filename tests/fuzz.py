@@ -25,7 +25,7 @@ import mpmath
 import numpy as np
 import scipy.sparse
 
-from chita_sklearn import ChitaRegressor, chita_path
+from chita_sklearn import ChitaRegressor, Moments, chita_path
 
 DIGITS = 80
 EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
@@ -199,6 +199,15 @@ def claims(seed):
         path.coefs[:, -1],
     )
     rng = np.random.default_rng(seed)
+    seen = Moments()
+    for rows in np.split(np.arange(len(y)), np.sort(rng.integers(0, len(y) + 1, 3))):
+        seen.update(X[rows], y[rows], None if weights is None else weights[rows])
+    for solver in ("auto", "exact") + (("dual",) if options["ridge"] else ()):
+        # What is left of rows knows F to rounding alone: its objective is near F.
+        model = ChitaRegressor(**options, random_state=0, solver=solver)
+        model.fit_moments(seen)
+        near = float(exact.value(model.coef_))
+        check(f"moments, {solver}", near, model.lower_bound_, model.gap_, model.coef_)
     if weights is not None and kind != "tall":
         counts = weights.astype(int)
         model = ChitaRegressor(**options, random_state=0)

@@ -98,11 +98,13 @@ def _regression():
         ChitaRegressor,
         ChitaRegressorCV,
         CVDisplay,
+        Moments,
         PathDisplay,
         aic,
         bic,
         chita_path,
         ebic,
+        moments,
     )
     from chita_sklearn.core import (
         BlockDiagonal,
@@ -142,7 +144,61 @@ def _regression():
             patch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
             PathDisplay.from_path(chita_path(X, Y, 2)).plot()
 
+    def without_tqdm():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(__import__("sys").modules, "tqdm", None)
+            moments(X, Y, progress=True)
+
+    def on_strict():
+        from array_api_strict import asarray
+        from sklearn import config_context
+
+        with config_context(array_api_dispatch=True):
+            ChitaRegressor(2).partial_fit(asarray(X), asarray(Y))
+
+    def gram(x=X, y=Y, yty=None, **means):
+        means = {"x_mean": x.mean(axis=0), "y_mean": y.mean(), **means}
+        yty = y @ y if yty is None else yty
+        return Moments.from_gram(x.T @ x, x.T @ y, yty, len(y), **means)
+
+    def seen(names=None, y=Y):
+        import pandas
+
+        return Moments().update(pandas.DataFrame(X, columns=names or [*"abcdef"]), y)
+
+    def frame(**columns):
+        import pandas
+
+        return pandas.DataFrame(X, columns=[*"abcdef"]).assign(**columns)
+
+    sums, two = Moments().update(X, Y), Moments().update(X, np.column_stack([Y, Y]))
     return [
+        lambda: fit().partial_fit(X, Y),
+        lambda: ChitaRegressor().fit_moments(Moments()),
+        lambda: Moments().update(np.broadcast_to(1.0, (2, 30_000)), [1.0, 2.0]),
+        lambda: Moments().update(X * np.nan, Y),
+        lambda: Moments().update(frame(a="text"), Y),
+        lambda: seen().update(frame().rename(columns={"a": "z"}), Y),
+        lambda: Moments().update(X, Y).update(X[:, :2], Y),
+        lambda: Moments().update(X, Y).update(X, np.column_stack([Y, Y])),
+        lambda: Moments().update(X, Y[:3]),
+        lambda: moments(X, Y[:3]),
+        lambda: chita_path(two, None, 2),
+        lambda: sums.merge(X),
+        lambda: seen().merge(seen([*"fedcba"])),
+        lambda: gram(x_mean=[0.0]),
+        lambda: gram(x=twice),
+        lambda: gram(yty=0.1),
+        lambda: sums.mean_squared_error([1.0]),
+        lambda: ChitaRegressor().fit_moments(X),
+        lambda: chita_path(sums, Y, 2),
+        lambda: ChitaRegressorCV(2).fit_moments(sums),
+        lambda: ChitaRegressorCV(2, scoring="neg_max_error").fit_moments([sums, sums]),
+        lambda: moments(X, Y, folds=1),
+        lambda: moments(X, Y, folds=[0, 1]),
+        lambda: moments(X, Y, np.zeros(20)),
+        without_tqdm,
+        on_strict,
         lambda: fit(X=wide, y=wide @ rng.standard_normal(60), ridge=0.0, max_iter=1),
         lambda: ChitaRegressor(10, 0.0, max_iter=1, solver="iht").fit(
             wide, wide @ rng.standard_normal(60)

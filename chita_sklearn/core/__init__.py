@@ -12,6 +12,7 @@ from .patterns.matroids import (
 )
 from .plans import SOLVERS
 from .problem.block_diagonal import BlockLeastSquares
+from .problem.factored import Factored
 from .problem.least_squares import LeastSquares
 from .problem.many_targets import BlockDiagonal, ManyTargets
 from .solution import Solution, Status
@@ -22,6 +23,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockLeastSquares",
     "Cardinality",
+    "Factored",
     "Including",
     "LeastSquares",
     "ManyTargets",

@@ -17,7 +17,7 @@ from typing import Any
 import scipy.sparse
 
 from ..arrays import Array
-from ..linalg import add_outer, mirror, triangular
+from ..linalg import add_outer, joined, mirror, rows_at_a_time
 from .base import Rows
 from .columns import Columns
 from .design import Dense, Scaled, Sparse
@@ -88,6 +88,9 @@ class LeastSquares(Rows):
     """
 
     has_grams = True
+    # What A and b are off by, as a share of the length of each column. Data are what
+    # they are: 0. What has been computed from rows that are gone is not: `Factored`.
+    lost = 0.0
 
     def __init__(
         self,
@@ -256,21 +259,21 @@ class LeastSquares(Rows):
     def _triangular(self) -> Array:
         """R of [A, b] = Q R, shape (p + 1, p + 1)."""
         xp, p, size = self.xp, self.p, self.p + 1
-        step = min(2 * size, self.n_rows)  # rows at a time: more save little
-        # R and the rows that join it, transposed: their columns are contiguous.
-        stack = xp.zeros((size, size + step), dtype=xp.float64, device=self.device)
+        # Transposed: its columns, and those of the rows that join it, are contiguous.
+        zeros = xp.zeros((size, size), dtype=xp.float64, device=self.device)
+        R = xp.matrix_transpose(zeros)
+        step = rows_at_a_time(size)
         for i in range(0, self.n_rows, step):
             rows = slice(i, min(i + step, self.n_rows))
-            new = slice(size, size + rows.stop - i)
-            stack[:p, new] = xp.matrix_transpose(self._data.rows(rows))
+            shape = (size, rows.stop - i)
+            new = xp.empty(shape, dtype=xp.float64, device=self.device)
+            new[:p, :] = xp.matrix_transpose(self._data.rows(rows))
             if self._m is not None:
-                stack[:p, new] -= self._m[:, None]
+                new[:p, :] -= self._m[:, None]
             if self._d is not None:
-                stack[:p, new] *= self._d[rows]
-            stack[p, new] = self.b[rows]
-            stack[:, new.stop :] = 0.0
-            R = triangular(xp.matrix_transpose(stack))
-            stack[:, :size] = xp.matrix_transpose(R)
+                new[:p, :] *= self._d[rows]
+            new[p, :] = self.b[rows]
+            R = joined(R, xp.matrix_transpose(new))
         return R
 
     def _check_columns(self, h: Array) -> None:

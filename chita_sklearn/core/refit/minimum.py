@@ -116,7 +116,8 @@ def minimum_on(problem: Rows, w: Array, support: Array) -> Known:
     """Minimise n F on a support, starting from w, and bound the minimum from below.
 
     Costs a few products with A_S, and its QR factor where mu is too small to do
-    without. What is said is true of the data as given, also if `problem` is reduced.
+    without. What is said is true of the data as given, also if `problem` is reduced;
+    and of rows that are gone, if it is made of their factor.
     """
     xp, parts = problem.xp, problem.parts
     w = xp.astype(w, xp.float64, copy=False)
@@ -275,8 +276,8 @@ class _Refit:
         # is some eps of its mean, and the factorisation adds its own.
         h = to_host(xp.take(problem.column_norms(), self.S))
         raw = to_host(xp.take(problem.raw_norms(), self.S))
-        own = 4 * (problem.terms + 2 * size) * size + 8
-        each = EPS * (own + 4 * np.sqrt(raw / np.where(h > 0, h, 1.0)))
+        own = 4 * (problem.n_rows + 2 * size) * size + 8
+        each = EPS * (own + 4 * np.sqrt(raw / np.where(h > 0, h, 1.0))) + problem.lost
         error = float(np.linalg.norm(np.where(h > 0, each, 0.0)))
         self._kappa = error / self._sigma if self._sigma > 0 else math.inf
 
@@ -313,6 +314,8 @@ class _Refit:
 
 def _depends(problem: LeastSquares, j: int, S: np.ndarray, t: np.ndarray) -> bool:
     """Whether x_j = X_S t in every row that counts, up to the intercept's constant."""
+    if problem.lost:  # nothing is exact in what is left of rows
+        return False
     used = np.flatnonzero(t)
     columns = problem.xp.asarray(
         np.concatenate([[j], S[used]]), device=problem.device, dtype=problem.xp.int64
@@ -345,8 +348,9 @@ def _means_dwarf(problem: LeastSquares, w: Array) -> bool:
 
 
 def _affordable(problem: LeastSquares, S: Array) -> bool:
+    """Whether twice the digits cost little, and there are any more digits."""
     n, s = problem.n_rows, int(S.shape[0])
-    return n <= DOUBLED_ROWS and n * max(s, 1) <= DOUBLED_UP_TO
+    return problem.lost == 0 and n <= DOUBLED_ROWS and n * max(s, 1) <= DOUBLED_UP_TO
 
 
 def _penalty(problem: LeastSquares, S: Array, w_S: Array) -> tuple[float, Array]:
@@ -377,14 +381,15 @@ def _plain(problem: LeastSquares, S: Array, w_S: Array, *, slope: bool) -> _Poin
     penalty, shift = _penalty(problem, S, w_S)
     lengths = xp.sqrt(xp.take(problem.column_norms(), S))
     reach = float(xp.linalg.vector_norm(problem.b)) + float(lengths @ xp.abs(w_S))
-    r_off = (size + 10) * EPS * reach
+    r_off = ((size + 10) * EPS + problem.lost) * reach
     squared = max(squared, 0.0)
     objective = 0.5 * squared + penalty
     off = math.sqrt(squared) * r_off + 0.5 * r_off**2 + 8 * EPS * objective
     if not slope:
         return _Point(objective, off, np.empty(0), np.empty(0))
     pull = to_host(shift) * problem.mu
-    g_off = to_host(lengths) * (r_off + (terms + 10) * EPS * math.sqrt(squared))
+    rounding = (terms + 10) * EPS + problem.lost
+    g_off = to_host(lengths) * (r_off + rounding * (math.sqrt(squared) + r_off))
     return _Point(
         objective, off, to_host(g) - pull, g_off + 4 * EPS * (np.abs(pull) + g_off)
     )
