@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._compat import float_dtypes
-from .core import LeastSquares, Solution
+from .core import LeastSquares, SeveralTargets, Solution
 
 if TYPE_CHECKING:
     from .path import ChitaPath
@@ -73,6 +73,7 @@ class Targets:
         self._coefs: list[Array] = []
         self._intercepts: list[float] = []
         self._n = 1.0
+        self._joint = False
 
     def add(self, problem: LeastSquares, solution: Solution) -> None:
         """Append the solution for the next target."""
@@ -82,6 +83,21 @@ class Targets:
         self._coefs.append(coef)
         self._intercepts.append(intercept)
         self._n = problem.n
+
+    def add_joint(self, problem: SeveralTargets, solution: Solution) -> None:
+        """Take the one solution for all targets."""
+        values_of([solution], problem.n)
+        self.solutions, self._joint, self._n = [solution], True, problem.n
+        parts = zip(problem.problems, problem.split(solution.coef), strict=True)
+        pairs = [self._in_units_of_x(part, w) for part, w in parts]
+        self._coefs, self._intercepts = [w for w, _ in pairs], [c for _, c in pairs]
+
+    def joint_model(self, problem: SeveralTargets, coef: Array) -> dict[str, Any]:
+        """`coef_` and `intercept_` as if the fit of all targets ended at `coef`."""
+        now = Targets.__new__(Targets)
+        now.__dict__ |= self.__dict__
+        now.add_joint(problem, Solution(coef, coef != 0, 0.0))
+        return now.model()
 
     def _in_units_of_x(self, problem: LeastSquares, w: Array) -> tuple[Array, float]:
         """Coefficients of the columns of X, in its type, and the intercept."""
@@ -116,15 +132,17 @@ class Targets:
         xp = self.xp
         values = values_of(self.solutions, self._n)
         record: dict[str, list[Any]] = {
-            "support_": [xp.nonzero(coef != 0)[0] for coef in self._coefs],
             "solver_history_": [s.history for s in self.solutions],
             "n_iter_": [int(s.n_iter) for s in self.solutions],
             "objective_": values.objectives.tolist(),
             "lower_bound_": values.lower_bounds.tolist(),
             "gap_": values.gaps.tolist(),
         }
-        if self.n_targets is None:
-            return {name: values[0] for name, values in record.items()}
+        supports = [xp.nonzero(coef != 0)[0] for coef in self._coefs]
+        if self.n_targets is None or self._joint:
+            support = {"support_": supports if self._joint else supports[0]}
+            return support | {name: values[0] for name, values in record.items()}
+        record["support_"] = supports
         # Statistics that float32 would round are kept in the widest type there is.
         device = self._coefs[0].device
         wide = float_dtypes(xp, device)[0]

@@ -137,6 +137,10 @@ class ChitaRegressorCV(ChitaRegressor):
         a coefficient that may not be negative, -1 for one that may not be positive, 0
         for either. Fewer than k coefficients are non-zero where no other gains.
 
+    groups : array-like of shape (n_features,) or None, default=None
+        The group of each feature, by any label. k then counts groups: all features of a
+        group are chosen, or none (the dummies of a category, the lags of a series).
+
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
@@ -305,6 +309,7 @@ class ChitaRegressorCV(ChitaRegressor):
         standardize: bool = True,
         always_include: Any = None,
         positive: Any = False,
+        groups: Any = None,
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -323,6 +328,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.standardize = standardize
         self.always_include = always_include
         self.positive = positive
+        self.groups = groups
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -534,9 +540,8 @@ class ChitaRegressorCV(ChitaRegressor):
     def _grid(self, n_features: int, names: Any) -> _Grid:
         """Return the numbers of features and the ridges to choose from."""
         constraints = self._constraints(n_features, names)
-        ks = constraints.with_room(
-            resolved_ks(self.ks, n_features, first=0), self.ks, "ks"
-        )
+        ks = resolved_ks(self.ks, constraints.n_units, first=0)
+        ks = constraints.with_room(ks, self.ks, "ks")
         return _Grid(ks, resolved_ridges(self.ridges), constraints)
 
     def _options(self, prior: Array | None, signs: Array | None) -> dict[str, Any]:

@@ -154,6 +154,7 @@ def chita_path(
     standardize: bool = True,
     always_include: Any = None,
     positive: Any = False,
+    groups: Any = None,
     sample_weight: Any = None,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -211,6 +212,10 @@ def chita_path(
         True lets no coefficient be negative. An array gives each feature a sign: 1 for
         a coefficient that may not be negative, -1 for one that may not be positive, 0
         for either. Fewer than k coefficients are non-zero where no other gains.
+
+    groups : array-like of shape (n_features,) or None, default=None
+        The group of each feature, by any label. k then counts groups: all features of a
+        group are chosen, or none (the dummies of a category, the lags of a series).
 
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
@@ -287,6 +292,7 @@ def chita_path(
         "standardize": standardize,
         "always_include": always_include,
         "positive": positive,
+        "groups": groups,
         "solver": solver,
         "n_restarts": n_restarts,
         "max_iter": max_iter,
@@ -313,7 +319,12 @@ def chita_path(
         (prior,) = checked_priors(coef_prior, X, y, xp)
         X, y, sample_weight = present(X, y, sample_weight)
     constraints = resolved_constraints(
-        int(X.shape[1]), names, always_include=always_include, positive=positive
+        int(X.shape[1]),
+        names,
+        always_include=always_include,
+        positive=positive,
+        groups=groups,
+        solver=solver,
     )
     options: dict[str, Any] = {
         "ridge": float(ridge),
@@ -328,7 +339,7 @@ def chita_path(
         problem = LeastSquares(X, y, sample_weight=sample_weight, **options)
     path = path_of(
         problem,
-        constraints.with_room(resolved_ks(ks, problem.p), ks, "ks"),
+        constraints.with_room(resolved_ks(ks, constraints.n_units), ks, "ks"),
         pattern_of=constraints.pattern,
         ridge=float(ridge),
         solver=solver,

@@ -25,6 +25,7 @@ from ._compat import (
     HAS_ARRAY_API,
     CallbackSupportMixin,
     Number,
+    StrOptions,
     _fit_context,
     check_same_namespace,
     float_dtypes,
@@ -48,7 +49,7 @@ from ._validation import (
     resolved_seed,
     usable_starts,
 )
-from .core import LeastSquares, Pattern, solve
+from .core import LeastSquares, SeveralTargets, solve
 
 Array = Any  # the array API has no settled static type
 
@@ -123,6 +124,19 @@ class ChitaRegressor(
         a coefficient that may not be negative, -1 for one that may not be positive, 0
         for either. Fewer than k coefficients are non-zero where no other gains.
 
+    groups : array-like of shape (n_features,) or None, default=None
+        The group of each feature, by any label. k then counts groups: all features of a
+        group are chosen, or none (the dummies of a category, the lags of a series).
+
+    target_support : {"separate", "shared", "pooled"}, default="separate"
+        What k means for a two-dimensional y.
+
+        - "separate": each target is a problem of its own, with k features.
+        - "shared": the same k features for all targets, those that lower the sum of
+          their objectives most.
+        - "pooled": k coefficients for all targets together, spent where they lower that
+          sum most.
+
     solver : {"auto", "swap", "dual", "iht", "dense", "exact"}, default="auto"
         How to search for the support.
 
@@ -174,7 +188,8 @@ class ChitaRegressor(
         two-dimensional.
 
     k_ : int
-        The number of features asked for, at most `n_features_in_`.
+        The number of features (with `groups` of groups, with
+        ``target_support="pooled"`` of coefficients) asked for, at most all of them.
 
     objective_ : float or array of shape (n_targets,)
         F at the solution. Scalars per fit are Python floats if y is one-dimensional.
@@ -232,7 +247,10 @@ class ChitaRegressor(
     absolute coefficients, drops chosen features whose coefficients are small.
 
     **Two-dimensional y.** Each target is a problem of its own, with a support of its
-    own, as for :class:`~sklearn.linear_model.OrthogonalMatchingPursuit`.
+    own, as for :class:`~sklearn.linear_model.OrthogonalMatchingPursuit`; or, with
+    `target_support`, all are one problem, whose objective is the sum of theirs.
+    `objective_`, `lower_bound_`, `gap_`, `n_iter_` and `solver_history_` are then those
+    of the one problem.
 
     References
     ----------
@@ -263,6 +281,7 @@ class ChitaRegressor(
             None,
         ],
         "warm_start": ["boolean"],
+        "target_support": [StrOptions({"separate", "shared", "pooled"})],
         **CONSTRAINTS,
     }
 
@@ -278,6 +297,8 @@ class ChitaRegressor(
         standardize: bool = True,
         always_include: Any = None,
         positive: Any = False,
+        groups: Any = None,
+        target_support: str = "separate",
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -292,6 +313,8 @@ class ChitaRegressor(
         self.standardize = standardize
         self.always_include = always_include
         self.positive = positive
+        self.groups = groups
+        self.target_support = target_support
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -349,9 +372,10 @@ class ChitaRegressor(
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         inputs = {"X": X, "y": y, "metadata": metadata}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        k = resolved_k(self.k, int(X.shape[1]))
         names = getattr(self, "feature_names_in_", None)
-        constraints = self._constraints(int(X.shape[1]), names)
+        n_targets = 1 if y.ndim == 1 else int(y.shape[1])
+        constraints = self._constraints(int(X.shape[1]), names, n_targets)
+        k = resolved_k(self.k, constraints.n_units)
         constraints.with_room([k], k if self.k is None else self.k, "k")
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
@@ -378,7 +402,7 @@ class ChitaRegressor(
             chain([first], others),
             outcome,
             k,
-            constraints.pattern(k),
+            constraints,
             starts,
             inputs,
             stacklevel=5,
@@ -530,10 +554,10 @@ class ChitaRegressor(
         """Fitted attributes of the rows that moments are of."""
         X, y = moments.like()
         xp = get_namespace_and_device(X)[0]
-        k = resolved_k(self.k, moments.n_features_in_)
         priors = checked_priors(self.coef_prior, X, y, xp)
         names = getattr(moments, "feature_names_in_", None)
-        constraints = self._constraints(moments.n_features_in_, names)
+        constraints = self._constraints(moments.n_features_in_, names, len(priors))
+        k = resolved_k(self.k, constraints.n_units)
         constraints.with_room([k], k if self.k is None else self.k, "k")
         options = {
             "ridge": float(self.ridge),
@@ -548,7 +572,7 @@ class ChitaRegressor(
         starts = usable_starts(previous, X, y)
         inputs = {"X": None, "y": None, "metadata": None}
         fitted = self._solved(
-            problems, outcome, k, constraints.pattern(k), starts, inputs, stacklevel=6
+            problems, outcome, k, constraints, starts, inputs, stacklevel=6
         )
         fitted |= {"moments_": moments.merge(Moments())}
         fitted["n_features_in_"] = moments.n_features_in_
@@ -561,33 +585,39 @@ class ChitaRegressor(
         problems: Iterable[LeastSquares],
         outcome: Targets,
         k: int,
-        pattern: Pattern,
+        constraints: Constraints,
         starts: list[Array | None],
         inputs: dict[str, Any],
         stacklevel: int,
     ) -> dict[str, Any]:
-        """Solve a problem for each target; fitted attributes of all of them.
+        """Solve a problem for each target, or one for all; their fitted attributes.
 
         `stacklevel` is the number of frames to the user's: his line is warned of.
         """
         # One seed for all targets: each gets what a fit of its own would give it.
         seed = resolved_seed(self.random_state)
-        progress = Progress(self, len(starts), inputs)
-        for problem, start in zip(problems, starts, strict=True):
-            progress.begin_target()
-            solution = solve(
-                problem,
-                pattern,
-                solver=self.solver,
-                start=None if start is None else problem.as_scaled(start),
-                n_restarts=int(self.n_restarts),
-                max_iter=int(self.max_iter),
-                tol=float(self.tol),
-                random_state=seed,
-                on_step=progress.on_step(partial(outcome.model, problem)),
-            )
-            outcome.add(problem, solution)
-            progress.end_target(outcome.model)
+        progress = Progress(self, 1 if constraints.jointly else len(starts), inputs)
+        search = partial(
+            solve,
+            pattern=constraints.pattern(k),
+            solver=self.solver,
+            n_restarts=int(self.n_restarts),
+            max_iter=int(self.max_iter),
+            tol=float(self.tol),
+            random_state=seed,
+        )
+        if constraints.jointly:
+            joint = SeveralTargets(list(problems))
+            together = None if starts[0] is None else joint.as_scaled(starts)
+            on_step = progress.on_step(partial(outcome.joint_model, joint))
+            outcome.add_joint(joint, search(joint, start=together, on_step=on_step))
+        else:
+            for problem, start in zip(problems, starts, strict=True):
+                begin = None if start is None else problem.as_scaled(start)
+                progress.begin_target()
+                on_step = progress.on_step(partial(outcome.model, problem))
+                outcome.add(problem, search(problem, start=begin, on_step=on_step))
+                progress.end_target(outcome.model)
 
         statuses = [solution.status for solution in outcome.solutions]
         warn_of(statuses, partial(among_targets, len(statuses)), stacklevel)
@@ -689,13 +719,19 @@ class ChitaRegressor(
             self._remedies,
         )
 
-    def _constraints(self, n_features: int, names: Any) -> Constraints:
+    def _constraints(
+        self, n_features: int, names: Any, n_targets: int = 1
+    ) -> Constraints:
         """Return what is asked of the support; `names` are those of the columns."""
         return resolved_constraints(
             n_features,
             names,
             always_include=self.always_include,
             positive=self.positive,
+            groups=self.groups,
+            target_support=getattr(self, "target_support", "separate"),
+            n_targets=n_targets,
+            solver=self.solver,
         )
 
     def _validated(

@@ -184,7 +184,7 @@ def test_every_solver_keeps_required_features(solver):
 
 
 def test_paths_keep_required_features():
-    for seed in range(N_PROBLEMS):
+    for seed in range(0, N_PROBLEMS, 2):
         problem = case(seed)
         p = problem.X.shape[1]
         required = required_of(seed, p)
@@ -299,7 +299,7 @@ def test_signs_are_kept_and_the_support_is_the_best():
 
 def test_paths_keep_signs():
     worse = []
-    for seed in range(N_PROBLEMS):
+    for seed in range(0, N_PROBLEMS, 2):
         problem = case(seed)
         p = problem.X.shape[1]
         positive, signs = signs_of(seed, p)
@@ -382,8 +382,8 @@ def test_signs_in_cross_validation_and_with_several_targets():
         ({"positive": "yes"}, "'positive' parameter.*Pass True, False, or a sign"),
         (
             {"positive": True, "solver": "dual"},
-            r"solver='dual' needs coefficients of any sign \(positive=False\)\. "
-            "Leave the signs free, or choose solver='swap'",
+            "solver='dual' and positive cannot be combined: with positive, solver must "
+            "be one of 'auto', 'swap'",
         ),
     ],
 )
@@ -408,3 +408,249 @@ def test_signs_on_torch(dtype):
         expected = found if expected is None else expected
         np.testing.assert_allclose(np.asarray(found.coef), expected.coef, atol=1e-6)
         assert found.gap == pytest.approx(expected.gap, abs=1e-6)
+
+
+# --- target_support -------------------------------------------------------------------
+
+
+def joint_case(seed):
+    problem = case(seed, targets=1 + seed % 3)
+    problem.options["standardize"] = bool(seed % 2)
+    problem.__post_init__()
+    return problem
+
+
+def joined(problem, k, **more):
+    model = fitted(problem, k, **more)
+    if problem.y.shape[1] == 1:  # one target is a problem of its own
+        return model, model.objective_[0], model.lower_bound_[0]
+    return model, model.objective_, model.lower_bound_
+
+
+def test_a_shared_support_is_the_best_for_the_sum():
+    worse = []
+    for seed in range(N_PROBLEMS):
+        problem = joint_case(seed)
+        p = problem.X.shape[1]
+        k = 1 + seed % p
+        model, objective, bound = joined(problem, k, target_support="shared")
+        best = min(problem.at(S) for S in itertools.combinations(range(p), k))
+        assert np.count_nonzero(np.any(model.coef_ != 0, axis=0)) <= k
+        assert objective == pytest.approx(
+            problem.of(model.coef_), rel=1e-7, abs=1e-10 * problem.zero
+        )
+        holds(problem, objective, bound, best)
+        if missed(problem, objective, best):
+            worse.append((seed, k, objective / best - 1))
+    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+
+
+def test_a_shared_support_with_required_features():
+    for seed in range(60):
+        problem = joint_case(seed)
+        p = problem.X.shape[1]
+        required = required_of(seed, p)
+        k = len(required) + seed % (p - len(required) + 1)
+        more = {"target_support": "shared", "always_include": required}
+        model, objective, bound = joined(problem, k, **more)
+        best = best_including(problem, required, k)
+        used = np.any(model.coef_ != 0, axis=0)
+        assert np.count_nonzero(np.delete(used, required)) <= k - len(required)
+        holds(problem, objective, bound, best)
+        assert not missed(problem, objective, best), seed
+
+
+def pooled_optimum(problem, k):
+    """The best of each target for each number, and the best way to share k out."""
+    p, t = problem.X.shape[1], problem.y.shape[1]
+    table = np.array([0.0])
+    for target in range(t):
+        one = Case(
+            problem.X, problem.y[:, target], problem.ridge, problem.options,
+            problem.weights,
+        )  # fmt: skip
+        best = [
+            min(one.at(S) for S in itertools.combinations(range(p), m))
+            for m in range(p + 1)
+        ]
+        sums = np.add.outer(table, best)
+        table = np.array(
+            [
+                min(sums[i, m - i] for i in range(len(table)) if 0 <= m - i <= p)
+                for m in range(len(table) + p)
+            ]
+        )
+    return table[k]
+
+
+def test_a_pooled_budget_is_spent_where_it_gains_most():
+    worse = []
+    for seed in range(N_PROBLEMS):
+        problem = joint_case(seed)
+        p, t = problem.X.shape[1], problem.y.shape[1]
+        k = 1 + seed % (p * t)
+        model, objective, bound = joined(problem, k, target_support="pooled")
+        assert np.count_nonzero(model.coef_) <= k
+        best = pooled_optimum(problem, k)
+        holds(problem, objective, bound, best)
+        if missed(problem, objective, best):
+            worse.append((seed, k, t, objective / best - 1))
+    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+
+
+# --- groups ---------------------------------------------------------------------------
+
+
+def labels_of(seed, p):
+    rng = np.random.default_rng(seed + 10**8)
+    return rng.integers(0, int(rng.integers(1, p + 1)), p)
+
+
+def best_groups(problem, labels, k, required=()):
+    kinds = np.unique(labels)
+    rest = [G for G in kinds if G not in required]
+    return min(
+        problem.at(np.flatnonzero(np.isin(labels, [*required, *chosen])))
+        for chosen in itertools.combinations(rest, k - len(required))
+    )
+
+
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("targets", [0, 2])
+def test_groups_are_whole_and_the_best(targets, required):
+    worse = []
+    for seed in range(N_PROBLEMS // (2 if targets or required else 1)):
+        problem = case(seed, targets)
+        p = problem.X.shape[1]
+        labels = labels_of(seed, p)
+        n_groups = len(np.unique(labels))
+        features = [seed % p] if required else []
+        k = max(1 + seed % n_groups, 1)
+        model = fitted(
+            problem,
+            k,
+            groups=labels,
+            always_include=features or None,
+            **({"target_support": "shared"} if targets else {}),
+        )
+        must = np.unique(labels[features])
+        best = best_groups(problem, labels, k, must)
+        used = model.coef_ != 0 if not targets else np.any(model.coef_ != 0, axis=0)
+        assert len(np.union1d(np.unique(labels[used]), must)) <= k
+        assert model.k_ == k
+        assert model.objective_ == pytest.approx(
+            problem.of(model.coef_), rel=1e-7, abs=1e-10 * problem.zero
+        )
+        holds(problem, model.objective_, model.lower_bound_, best)
+        if missed(problem, model.objective_, best):
+            worse.append((seed, k, model.objective_ / best - 1))
+    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+
+
+def test_paths_of_groups():
+    for seed in range(0, N_PROBLEMS, 2):
+        problem = case(seed)
+        labels = labels_of(seed, problem.X.shape[1])
+        path = path_of(problem, 8, groups=labels, n_restarts=3)
+        for t, k in enumerate(path.ks):
+            best = best_groups(problem, labels, k)
+            used = np.unique(labels[path.coefs[:, t] != 0])
+            assert len(used) <= k
+            holds(problem, path.objectives[t], path.lower_bounds[t], best)
+            assert not missed(problem, path.objectives[t], best), (seed, k)
+
+
+def test_dummies_of_a_category_beside_an_intercept():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 4, (200, 5))
+    X = np.concatenate([kinds[:, [j]] == np.arange(4) for j in range(5)], axis=1)
+    X = X.astype(float)
+    y = np.array([0.0, 2, -1, 1])[kinds[:, 1]] + np.array([1.0, 0, 0, 3])[kinds[:, 3]]
+    labels = np.repeat([f"category {j}" for j in range(5)], 4)
+    for given in (X, scipy.sparse.csr_array(X)):
+        model = ChitaRegressor(2, groups=labels, random_state=0).fit(given, y)
+        assert set(labels[model.support_]) == {"category 1", "category 3"}
+        assert model.score(given, y) > 0.999
+    chosen = ChitaRegressorCV(4, groups=labels, random_state=0).fit(X, y)
+    assert {"category 1", "category 3"} <= set(labels[chosen.support_])
+
+
+def test_groups_on_more_columns_than_a_working_set_holds():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((120, 3000))
+    labels = rng.permutation(np.repeat(np.arange(1000), 3))
+    truth = np.isin(labels, [7, 500, 999]) * rng.uniform(0.5, 2, 3000)
+    y = X @ truth + 0.1 * rng.standard_normal(120)
+    model = ChitaRegressor(3, groups=labels, random_state=0).fit(X, y)
+    assert set(labels[model.support_]) == {7, 500, 999}
+    Y = np.column_stack([y, y + X[:, 5]])
+    more = {"groups": labels, "target_support": "shared", "random_state": 0}
+    both = ChitaRegressor(4, **more).fit(X, Y)
+    assert set(labels[both.support_[1]]) == {7, 500, 999, labels[5]}
+
+
+@pytest.mark.parametrize("solver", ["dual", "iht", "dense", "swap"])
+def test_every_solver_that_knows_groups_keeps_them(solver):
+    for seed in range(30):
+        problem = case(seed)
+        problem.ridge = problem.ridge or 0.01
+        problem.__post_init__()
+        labels = labels_of(seed, problem.X.shape[1])
+        k = 1 + seed % len(np.unique(labels))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = fitted(problem, k, groups=labels, solver=solver)
+        assert len(np.unique(labels[model.coef_ != 0])) <= k
+        best = best_groups(problem, labels, k)
+        holds(problem, model.objective_, model.lower_bound_, best)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"positive": True}, {"groups": [0] * 20}),
+        ({"positive": True}, {"target_support": "shared"}),
+        ({"positive": True}, {"target_support": "pooled"}),
+        ({"groups": [0] * 20}, {"target_support": "pooled"}),
+        ({"always_include": [0]}, {"target_support": "pooled"}),
+        ({"groups": [0] * 20}, {"solver": "exact"}),
+        ({"positive": [1] * 20}, {"solver": "iht"}),
+        ({"target_support": "pooled"}, {"solver": "swap"}),
+        ({"target_support": "shared"}, {"solver": "admm"}),
+    ],
+)
+def test_pairs_that_cannot_be_combined_are_refused_by_name(one, other):
+    X, y = signals()
+    Y = np.column_stack([y, y])
+    with pytest.raises(ValueError, match="cannot be combined: ") as refused:
+        ChitaRegressor(1, **one, **other).fit(X, Y)
+    for name in (*one, *other):
+        assert name in str(refused.value)
+
+
+def test_what_groups_and_target_support_refuse():
+    X, y = signals()
+    with pytest.raises(ValueError, match=r"groups has shape \(2,\); it must be \(20,"):
+        ChitaRegressor(1, groups=[0, 1]).fit(X, y)
+    with pytest.raises(ValueError, match=r"'target_support' parameter.*Got 'all'"):
+        ChitaRegressor(1, target_support="all").fit(X, y)
+    labels = np.repeat(np.arange(10), 2)
+    with pytest.raises(ValueError, match="names 2 groups, and k=1 asks for 1"):
+        ChitaRegressor(1, groups=labels, always_include=[0, 2]).fit(X, y)
+
+
+def test_one_target_is_the_same_with_every_target_support():
+    X, y = signals()
+    plain = ChitaRegressor(3, random_state=0).fit(X, y)
+    for target_support in ("shared", "pooled"):
+        model = ChitaRegressor(3, target_support=target_support, random_state=0)
+        np.testing.assert_array_equal(model.fit(X, y).coef_, plain.coef_)
+
+
+def test_a_pooled_warm_start_is_no_worse():
+    X, y = signals()
+    Y = np.column_stack([y, X[:, 0] - X[:, 4], X[:, 9]])
+    for target_support in ("shared", "pooled"):
+        model = ChitaRegressor(4, target_support=target_support, warm_start=True)
+        before = model.set_params(random_state=0).fit(X, Y).objective_
+        assert model.fit(X, Y).objective_ <= before * (1 + 1e-12)

@@ -110,6 +110,7 @@ def _regression():
         BlockDiagonal,
         BlockLeastSquares,
         Cardinality,
+        Groups,
         Including,
         LeastSquares,
         ManyTargets,
@@ -235,7 +236,6 @@ def _regression():
         lambda: fit(X=_OnDevice()),
         elsewhere,
         lambda: solve(problem, Cardinality(2), solver="magic"),
-        lambda: solve(blocks, Cardinality(2), solver="swap"),
         lambda: BlockLeastSquares([]),
         lambda: BlockDiagonal([]),
         lambda: ManyTargets(np.eye(2), np.ones((1, 3))),
@@ -248,6 +248,11 @@ def _regression():
         lambda: fit(always_include=["age"]),
         lambda: fit(always_include=[6]),
         lambda: fit(positive=[1, 2]),
+        lambda: Groups(1, [0, 1], [0, 1]),
+        lambda: fit(groups=[0, 1]),
+        lambda: fit(groups=[0] * 6, positive=True),
+        lambda: fit(solver="dual", positive=True),
+        lambda: solve(blocks, Cardinality(2), solver="swap"),
         lambda: backsolver(None),
     ]
 

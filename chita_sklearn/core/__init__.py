@@ -2,6 +2,7 @@
 
 from .improvers.targets import fit_support
 from .path import degrees_of_freedom, residual_sum_of_squares, solve_path
+from .patterns.groups import Groups
 from .patterns.matroids import (
     Cardinality,
     Including,
@@ -15,6 +16,7 @@ from .problem.block_diagonal import BlockLeastSquares
 from .problem.factored import Factored
 from .problem.least_squares import LeastSquares
 from .problem.many_targets import BlockDiagonal, ManyTargets
+from .problem.several_targets import SeveralTargets
 from .solution import Solution, Status
 from .solve import solve
 
@@ -24,12 +26,14 @@ __all__ = [
     "BlockLeastSquares",
     "Cardinality",
     "Factored",
+    "Groups",
     "Including",
     "LeastSquares",
     "ManyTargets",
     "NOfM",
     "Pattern",
     "PerBlock",
+    "SeveralTargets",
     "Solution",
     "Status",
     "WithFloor",

@@ -18,14 +18,18 @@ from .improvers.admm import SPECTRUM_UP_TO, WORKING_SET_UP_TO, admm_start
 from .improvers.branch import branch
 from .improvers.dual import certify, costly, dual, rough_enough, with_bound
 from .improvers.enumerate import enumerate_supports
+from .improvers.groups import search_groups
 from .improvers.iht import iht
+from .improvers.pooled import restart_pooled
 from .improvers.restarts import Restarts
 from .improvers.signed import bound_signed, search_signed
 from .improvers.swaps import swaps
-from .improvers.targets import search_targets
+from .improvers.targets import bound_of, search_targets
+from .patterns.groups import Groups
 from .patterns.matroids import Pattern
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
+from .problem.several_targets import moments_of
 from .refit.backsolve import backsolve, unsolved
 from .refit.base import backsolver
 from .refit.minimum import settled, unique
@@ -45,6 +49,8 @@ LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
 PASSES, PASSES_OF_PROOF = 30, 70  # over a tall A, beside one for each of k
 THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
 NODES = 100  # of branch and bound in what max_iter counts
+MOMENTS_UP_TO = 1000  # columns: the spectrum of their Gram takes a second
+MEANS = 1e6  # squared length of a column over that of it centred, at most
 PROOF_STEPS = 30  # of dual ascent after a search by swaps; half where they are felt
 
 OnStep = Callable[[Array], bool]
@@ -134,6 +140,19 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
         If the plan asked for needs what the problem or the pattern does not have.
     """
     size = pattern.size
+    if (
+        isinstance(pattern, Groups)
+        and solver in ("auto", "swap")
+        and 0 < size < problem.p
+    ):
+        return "groups", f"plan groups: {pattern.k} groups of columns"
+    pooled = problem.has_moments and not isinstance(pattern, Groups)
+    if pooled and solver in ("auto", "admm") and 0 < size < problem.p:
+        if problem.first.p <= SPECTRUM_UP_TO:
+            return (
+                "targets",
+                "plan targets: one number of non-zeros for several targets",
+            )
     if problem.has_targets and solver in ("auto", "admm"):
         return "admm", "plan admm: many targets on one Gram matrix"
     if not problem.has_targets and (size >= problem.p or size == 0):
@@ -294,6 +313,82 @@ def _admm(
     )
 
 
+def _groups(
+    problem: Any,
+    pattern: Any,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    tol: float,
+    bounds: bool,
+    n_restarts: int,
+    rng: np.random.Generator,
+    on_step: OnStep | None,
+) -> Solution:
+    found = search_groups(
+        problem,
+        pattern,
+        solution,
+        n_restarts=n_restarts,
+        max_iter=max_iter,
+        rng=rng,
+        on_step=on_step,
+    )
+    return _bounded(problem, pattern, found, max_iter, tol) if bounds else found
+
+
+def _bounded(
+    problem: Any, pattern: Pattern, found: Solution, max_iter: int, tol: float
+) -> Solution:
+    """Attach the better of two bounds: from the moments, and by dual ascent.
+
+    The second only where mu is large enough for one.
+    """
+    parts = problem.problems if problem.has_moments else [problem]
+    if parts[0].p <= MOMENTS_UP_TO and not _means_dwarf(parts[0]):
+        moments = moments_of(parts)
+        found = with_bound(found, bound_of(moments, pattern, found, PROOF_STEPS))
+    if problem.mu == 0 or found.status is Status.STOPPED or not _provable(problem):
+        return certify(problem, pattern, found)
+    status = found.status
+    best = dual(problem, pattern, found, max_iter=min(max_iter, PROOF_STEPS), tol=tol)
+    return replace(best, status=status)
+
+
+def _means_dwarf(problem: LeastSquares) -> bool:
+    """Whether centring costs moments more digits than a bound from them allows for."""
+    h, raw = problem.column_norms(), problem.raw_norms()
+    live = problem.xp.where(h > 0, h, raw)
+    return bool(problem.space.max(raw - MEANS * live) > 0)
+
+
+def _targets(
+    problem: Any,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    max_iter: int,
+    tol: float,
+    bounds: bool,
+    n_restarts: int,
+    rng: np.random.Generator,
+    on_step: OnStep | None,
+) -> Solution:
+    moments = problem.moments()
+    found = search_targets(moments, pattern, solution, on_step=on_step)
+    support, note = found.support, "stopped"
+    if found.status is not Status.STOPPED:
+        support, note = restart_pooled(moments, support, n_restarts, rng)
+    refitted = backsolve(problem, unsolved(problem, support))
+    found = replace(
+        refitted,
+        n_iter=found.n_iter,
+        history=(found.history[0], note),
+        status=found.status if found.status is Status.STOPPED else refitted.status,
+    )
+    return _bounded(problem, pattern, found, max_iter, tol) if bounds else found
+
+
 def _not_unique(problem: Rows, pattern: Pattern, solution: Solution) -> bool:
     """Whether columns depend on each other that the pattern has room for together."""
     if solution.status is Status.NOT_UNIQUE:
@@ -428,11 +523,13 @@ PLANS = {
     "all": Plan(_all),
     "enumerate": Plan(_enumerate, (GRAM, LISTED, FEW, REAL)),
     "swap": Plan(_swap, (GRAM, MATROID)),
+    "groups": Plan(_groups, (ROWS, REAL)),
+    "targets": Plan(_targets, (ROWS, REAL)),
     "admm": Plan(_admm, (SPECTRUM, MATROID, REAL)),
     "dual": Plan(_dual, (ROWS, RIDGE, REAL)),
     "iht": Plan(_iht, (ROWS, REAL)),
     "dense": Plan(_dense, (ROWS, REAL)),
     "exact": Plan(_exact, (GRAM, MATROID, REAL)),
 }
-# What a caller may ask for; "all" and "enumerate" are chosen, never asked for.
+# What a caller may ask for; "all", "enumerate", "groups" and "targets" are chosen.
 SOLVERS = ("auto", "swap", "admm", "dual", "iht", "dense", "exact")

@@ -92,7 +92,7 @@ def solve(
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
     part = problem
-    if name not in ("all", "enumerate"):  # these read X once
+    if name not in ("all", "enumerate", "targets"):  # these read X once
         part = problem.reduced(passes(problem, pattern))
     if part is not problem:
         why += f"; {problem.n_rows} rows reduced to {part.n_rows}"

@@ -311,7 +311,7 @@ class PathDisplay:
                 )
                 raise ValueError(msg)
             parameters = estimator.get_params(deep=False)
-            for other in ("k", "warm_start"):
+            for other in ("k", "warm_start", "target_support"):
                 parameters.pop(other)
             ks = estimator.k_ if ks is None else ks
             path = chita_path(X, y, ks, sample_weight=sample_weight, **parameters)

@@ -60,6 +60,8 @@ class Quadratic(ABC):
     has_grams = False  # whether there are Gram matrices of any columns: `select`
     has_targets = False  # whether it is made of many targets on one Gram each: `layers`
 
+    has_moments = False  # whether it is several targets of one X: `moments`
+
     p: int
     n_rows: int
     n: float
