@@ -59,7 +59,10 @@ def moments_of(problems: Sequence[LeastSquares]) -> ManyTargets:
         for c, problem in zip(C, problems, strict=True)
     ]
     constant = sum(problem.at_zero for problem in problems)
-    return ManyTargets(first.select(every).gram(), xp.stack(C), mu=first.mu, constant=constant)
+    G = first.select(every).gram()
+    moments = ManyTargets(G, xp.stack(C), mu=first.mu, constant=constant)
+    moments.terms = max(problem.terms for problem in problems)
+    return moments
 
 
 backsolver.register(SeveralTargets, BlockBacksolver)
