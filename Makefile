@@ -1,7 +1,7 @@
 # make demo   choose features on real data, prune a small network
 # make test   run the tests
 # Each works alone in a fresh clone: it makes the environment (.venv) first, and
-# later runs reuse it. Also: lint, types, coverage, package, docs, bench, clean.
+# later runs reuse it. Also: lint, types, coverage, oldest, package, docs, bench, clean.
 #
 # Another interpreter:  make demo PYTHON=python3.12
 # Flags for pytest:     make test PYTEST_FLAGS="-x -k readme"
@@ -13,9 +13,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+OLDEST := .oldest
+OLDEST_EXTRAS ?= plot
+OLDEST_TOOLS := array-api-strict hypothesis mpmath numpydoc pandas pytest pytest-xdist rich
+
 EXAMPLES := examples/plot_diabetes.py examples/plot_digits.py examples/plot_prune_digits.py
 
-.PHONY: demo test coverage lint types package docs bench clean env
+.PHONY: demo test coverage oldest lint types package docs bench clean env
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -35,6 +39,11 @@ test: $(READY)
 coverage: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) --cov --cov-report=
 	$(BIN)/coverage report --include='chita_sklearn/core/*' --fail-under=95
+
+# The tests on the oldest releases that pyproject.toml admits. The torch of that time
+# comes from PyPI with CUDA, some gigabytes: it is left out unless asked for.
+oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest $(PYTEST_FLAGS) -p no:cacheprovider
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -73,6 +82,12 @@ $(READY): pyproject.toml constraints.txt chita_sklearn/__init__.py
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	@$(INSTALL) 'pip>=25.1'
 	@$(INSTALL) -e '.[torch,plot]' --group test
+	@touch $@
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c constraints-oldest.txt -e '.[$(OLDEST_EXTRAS)]' $(OLDEST_TOOLS)
 	@touch $@
 
 $(VENV)/.ready-%: $(READY)

@@ -104,9 +104,9 @@ def reads_of(p: int) -> Iterator[Reads]:
     columns, by which Grams are formed), ``norms`` and ``factor`` (the triangular one of
     a tall A, in whose place A is not read any more).
     """
-    from chita_sklearn.core import products
+    from chita_sklearn.core.problem import design
 
-    reads, dense = Reads(), products.Dense
+    reads, dense = Reads(), design.Dense
     names = {"dot": "A w", "tdot": "A' r", "take": "columns", "rows": "factor"}
     kept = {
         name: method

@@ -18,13 +18,16 @@ A problem is built from its name alone, so that processes need not share it.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,6 +70,21 @@ def data_root() -> Path | None:
     chosen = os.environ.get("CHITA_BENCH_DATA")
     root = Path(chosen) if chosen else ROOT.parent / "shared"
     return root if (root / "data").is_dir() else None
+
+
+def reference(name: str) -> ModuleType:
+    """Return a script of the optional folder, which builds problems and knows answers.
+
+    Ends the run where there is none.
+    """
+    root = data_root()
+    path = Path() if root is None else root / "reference" / f"{name}.py"
+    if not path.is_file():
+        sys.exit(f"no reference/{name}.py: set CHITA_BENCH_DATA (benchmarks/README.md)")
+    spec = importlib.util.spec_from_file_location(f"reference_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # --- Gaussian designs -------------------------------------------------------

@@ -19,6 +19,8 @@ from sklearn.utils.estimator_checks import (
 
 from chita_sklearn import ChitaRegressor
 
+pytestmark = pytest.mark.array_api
+
 EVERYWHERE = list(yield_namespace_device_dtype_combinations())
 # What no machine lacks, by name: these must run, not skip.
 HERE = [

@@ -32,6 +32,7 @@ from chita_sklearn import (
     chita_path,
     ebic,
 )
+from chita_sklearn._compat import HAS_ARRAY_API
 
 # What scikit-learn has from 1.9 on.
 callback = sys.modules.get("sklearn.callback")
@@ -65,6 +66,7 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.array_api
 @pytest.mark.parametrize(
     ("namespace", "device", "dtype"),
     [
@@ -102,7 +104,7 @@ def test_init_stores_its_parameters_and_nothing_else():
 
 def test_tags_tell_what_is_supported():
     tags = get_tags(ChitaRegressorCV())
-    assert tags.array_api_support
+    assert tags.array_api_support is HAS_ARRAY_API
     assert tags.input_tags.sparse
     assert not tags.target_tags.multi_output
 
@@ -449,6 +451,7 @@ def test_names_of_features_and_pickles(data):
     assert_array_equal(again.predict(frame), model.predict(frame))
 
 
+@pytest.mark.array_api
 def test_on_torch_and_back_to_the_host(data):
     torch = pytest.importorskip("torch")
     X, y = data

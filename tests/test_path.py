@@ -392,6 +392,7 @@ def test_the_iteration_limit_is_warned_of_by_its_k(monkeypatch):
     assert seen[0].filename == __file__
 
 
+@pytest.mark.array_api
 @pytest.mark.parametrize("backend", HERE, ids=lambda b: "-".join(b))
 def test_other_array_libraries(backend):
     name, device_name, dtype = backend

@@ -166,3 +166,27 @@ solution = solve(LeastSquares(X, 3 * X[:, 2]), Cardinality(1))
 print(*np.flatnonzero(solution.support))
 """
     assert run(code).split() == ["2"]
+
+
+def importable(name):
+    """Whether a dotted name is a module, or stands in one."""
+    if find_spec(name.rpartition(".")[0]) is None:
+        return False
+    module = importlib.import_module(name.rpartition(".")[0])
+    return hasattr(module, name.rpartition(".")[2]) or find_spec(name) is not None
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "examples"])
+def test_scripts_import_only_what_exists(folder):
+    """Imports inside functions too: those of a benchmark run hours later."""
+    if not (ROOT / folder).is_dir():
+        pytest.skip(f"{folder}/ is not in this distribution")
+    pytest.importorskip("torch")
+    ours = [
+        (path, name)
+        for path in python_files(ROOT / folder)
+        for name in imports(path)
+        if name.partition(".")[0] in ("chita_sklearn", "chita_torch") and "." in name
+    ]
+    assert ours
+    assert [(path.name, name) for path, name in ours if not importable(name)] == []

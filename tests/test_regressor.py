@@ -512,7 +512,7 @@ def test_sparse_X_with_repeated_and_explicit_zero_entries(data):
 
 def test_sparse_X_is_never_made_dense():
     n, p = 1000, 20_000  # 160 MB as a dense matrix
-    X = scipy.sparse.random_array((n, p), density=0.01, format="csr", rng=0)
+    X = scipy.sparse.random_array((n, p), density=0.01, format="csr", random_state=0)
     coef = np.zeros(p)
     coef[:5] = 10.0
     y = X @ coef + 0.01 * np.random.default_rng(0).standard_normal(n)

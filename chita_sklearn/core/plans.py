@@ -52,6 +52,9 @@ NODES = 100  # of branch and bound in what max_iter counts
 MOMENTS_UP_TO = 1000  # columns: the spectrum of their Gram takes a second
 MEANS = 1e6  # squared length of a column over that of it centred, at most
 PROOF_STEPS = 30  # of dual ascent after a search by swaps; half where they are felt
+# After ADMM, whose supports are large: a step refits all of it. More than 12 steps
+# took a quarter more time for gaps smaller by a twentieth (benchmarks/large_k.py).
+PROOF_STEPS_OF_MANY = 12
 
 OnStep = Callable[[Array], bool]
 
@@ -244,6 +247,7 @@ def _swap(
     on_step: OnStep | None,
     bounds: bool,
     at_optimum: bool = False,
+    proof_steps: int | None = None,
 ) -> Solution:
     if problem.signs is not None:
         solution = search_signed(
@@ -265,7 +269,8 @@ def _swap(
         return certify(problem, pattern, solution)
     status: Status = solution.status
     if bounds and _provable(problem):
-        limit = min(max_iter, PROOF_STEPS // (2 if costly(problem) else 1))
+        limit = proof_steps or PROOF_STEPS // (2 if costly(problem) else 1)
+        limit = min(max_iter, limit)
         solution = dual(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
         )
@@ -309,6 +314,7 @@ def _admm(
         n_restarts=0,
         on_step=on_step,
         at_optimum=problem.p <= WORKING_SET_UP_TO and on_host(problem.b),
+        proof_steps=PROOF_STEPS_OF_MANY,
         **options,
     )
 

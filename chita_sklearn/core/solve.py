@@ -117,8 +117,9 @@ def solve(
     objective = measured(problem, coef)
     bound = bounded(problem, objective, solution.lower_bound)
     status = solution.status
-    if bound == objective and status in (Status.CONVERGED, Status.WITHIN_TOL):
-        status = Status.OPTIMAL
+    ended = (Status.CONVERGED, Status.WITHIN_TOL, Status.MAX_ITER)
+    if bound == objective and status in ended:
+        status = Status.OPTIMAL  # whatever ended the search
     return replace(
         solution,
         coef=coef,

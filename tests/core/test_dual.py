@@ -312,3 +312,14 @@ def test_without_a_ridge_there_is_no_bound():
         assert np.isnan(solve(problem, Cardinality(5), solver=solver).gap)
     with pytest.raises(ValueError, match="needs ridge > 0"):
         solve(problem, Cardinality(5), solver="dual")
+
+
+def test_what_is_proven_at_the_last_step_is_optimal(oracle):
+    """Seed of a fit that closed its gap to rounding while its steps ran out."""
+    case = oracle.case(28323442, ridge=1.0)
+    problem = case.problem()
+    pattern = oracle.patterns(problem.p, 28323442)["per block"]
+    found = solve(problem, pattern, solver="dual", tol=0.0)
+    assert found.gap == 0
+    assert found.status is Status.OPTIMAL
+    assert found.objective <= float(optimum(oracle, case, pattern)) * (1 + 1e-12)

@@ -171,7 +171,9 @@ def test_a_read_only_memory_map_serves(tmp_path, oracle, order):
 @pytest.mark.parametrize("kind", ["csr_array", "csc_array"])
 def test_a_sparse_x_is_never_made_dense(monkeypatch, solver, kind):
     p, k = 3000, 5
-    X = scipy.sparse.random_array((40, p), density=0.05, rng=np.random.default_rng(0))
+    X = scipy.sparse.random_array(
+        (40, p), density=0.05, random_state=np.random.default_rng(0)
+    )
     X = getattr(scipy.sparse, kind)(X)
     y = X[:, [10]].toarray()[:, 0] + 0.1 * np.random.default_rng(1).standard_normal(40)
     widths = []

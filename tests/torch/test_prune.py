@@ -172,8 +172,10 @@ def test_blocks_share_the_first_order_term_out():
     whole = LossModel(A, prior, [slice(0, 10)]).problem(0.1, 0.5)
     blocks = LossModel(A, prior, [slice(0, 4), slice(4, 10)]).problem(0.1, 0.5)
     b = sum(problem.b for problem in blocks.problems)
-    torch.testing.assert_close(b, whole.b)
-    torch.testing.assert_close(whole.b, (A @ prior - 0.5).double())
+    torch.testing.assert_close(b, whole.b, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        whole.b, (A @ prior - 0.5).double(), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_report_agrees_with_a_hand_count(mlp):
