@@ -127,16 +127,25 @@ METHODS = {"chita": chita, "ADMM": admm, "OMP": omp, "abess": abess}
 def timed(
     method: Callable[..., np.ndarray], *data: object
 ) -> tuple[np.ndarray, float] | None:
-    """Return the support and the CPU seconds, or None after `PATIENCE`."""
+    """Return the support and the CPU seconds, or None after `PATIENCE`.
+
+    The best of three runs, where one takes less than a second.
+    """
 
     def late(*_: object) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(PATIENCE)
-    start = time.process_time()
+    seconds: list[float] = []
     try:
-        return method(*data), time.process_time() - start
+        while len(seconds) < 3:
+            start = time.process_time()
+            found = method(*data)
+            seconds.append(time.process_time() - start)
+            if seconds[0] > 1:
+                break
+        return found, min(seconds)
     except TimeoutError:
         return None
     finally:

@@ -710,6 +710,20 @@ class ChitaRegressor(
         """Whether a fit has ended: `n_features_in_` alone, set early, is not enough."""
         return hasattr(self, "coef_")
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters of the constructor, as scikit-learn's estimators do."""
+        missing = [name for name in self._get_param_names() if name not in vars(self)]
+        if missing:
+            names = ", ".join(missing)
+            msg = (
+                f"This {type(self).__name__} was pickled by a release that had no "
+                f"{names}, so it is not known what it was fitted with: its "
+                "predictions stand, but it cannot be fitted, cloned or printed. Build "
+                f"it anew, or set {names} yourself."
+            )
+            raise AttributeError(msg)
+        return dict(super().get_params(deep=deep))
+
     def _validate_params(self) -> None:
         """Check the constructor's parameters; each error ends with a remedy."""
         check_parameters(

@@ -173,7 +173,14 @@ def _regression():
         return pandas.DataFrame(X, columns=[*"abcdef"]).assign(**columns)
 
     sums, two = Moments().update(X, Y), Moments().update(X, np.column_stack([Y, Y]))
+
+    def of_an_older_release():
+        model = fit()
+        del model.standardize
+        model.fit(X, Y)
+
     return [
+        of_an_older_release,
         lambda: fit().partial_fit(X, Y),
         lambda: ChitaRegressor().fit_moments(Moments()),
         lambda: Moments().update(np.broadcast_to(1.0, (2, 30_000)), [1.0, 2.0]),
@@ -326,6 +333,16 @@ def _pruning():
             patch.setattr(moments, "available_bytes", lambda device: 1000)
             run(objective="reconstruction")
 
+    def overlapping():
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        whole = torch.randn(12, 8)
+        model[0].weight.data, model[1].weight.data = whole[:8], whole[4:]
+        run(model)
+
+    def greedy(model, batch):
+        torch.empty(2**50)
+        return loss(model, batch)
+
     def spread():
         model = net()
         with FakeTensorMode():
@@ -410,6 +427,12 @@ def _pruning():
         lambda: refit(net(), batches, masks={"x": torch.ones(2) > 0}),
         lambda: refit(net(), batches, dense={"0.weight": torch.ones(2)}),
         lambda: keep_pruned(model, "SGD"),
+        lambda: keep_pruned(model, []),
+        lambda: keep_pruned(model, optimizer(net())),
+        lambda: run(torch.jit.script(net())),
+        lambda: run(loss=lambda model, batch: loss(model, batch).detach()),
+        overlapping,
+        lambda: run(loss=greedy),
         lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),
         lambda: GradualPruner(model, optimizer(model), batches, loss, at=[]),
         lambda: run(scope={}),

@@ -981,3 +981,15 @@ def test_what_depends_on_x_alone_is_computed_once_for_all_targets(monkeypatch, p
         alone = ChitaRegressor(coef_prior=own, **options).fit(X, Y[:, t])
         np.testing.assert_allclose(model.coef_[t], alone.coef_, atol=1e-12)
         assert model.intercept_[t] == pytest.approx(alone.intercept_, rel=1e-12)
+
+
+def test_a_pickle_that_lacks_a_newer_parameter_predicts_and_says_what_it_lacks():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 4))
+    model = ChitaRegressor(2).fit(X, X[:, 0])
+    del model.standardize  # as pickled by a release before there was one
+    again = pickle.loads(pickle.dumps(model))
+    assert_allclose(again.predict(X), model.predict(X))
+    for use in (clone, lambda m: m.fit(X, X[:, 0])):
+        with pytest.raises(AttributeError, match="release that had no standardize"):
+            use(again)

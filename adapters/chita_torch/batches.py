@@ -7,6 +7,7 @@ axis: the samples. ``B`` is the number of samples in a micro-batch.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import (
     Callable,
     Generator,
@@ -15,12 +16,14 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
+
+from .interrupts import whole
 
 Tree: TypeAlias = Any  # a tensor, or mappings, tuples and lists of trees
 
@@ -99,9 +102,10 @@ class Batches:
     """Micro-batches to differentiate and whole batches to calibrate on.
 
     The batches are read twice here: to count, and to keep the calibration
-    batches; then once for every `draw`. Torch's random state is the same at the
-    start of every pass, so that a shuffling ``DataLoader`` gives the same batches
-    each time and no calibration sample is ever differentiated.
+    batches; then once for every `draw`. While a batch is fetched torch's random state
+    on the CPU is one of the pass's own, the same at the start of every pass, so that a
+    shuffling ``DataLoader`` gives the same batches each time and no calibration sample
+    is ever differentiated. Between two batches it is that of everybody else.
 
     Parameters
     ----------
@@ -232,9 +236,11 @@ class Batches:
         return set(held)
 
     def _pass(self) -> Iterator[Tree]:
-        with _replayed(self._source, self._seed):
-            for batch in self._source:
-                yield map_tensors(lambda t: t.to(self._device), batch)
+        random = RandomStream(self._source, self._seed)
+        batches = random.during(lambda: iter(self._source))
+        end = object()
+        while (batch := random.during(lambda: next(batches, end))) is not end:
+            yield map_tensors(lambda t: t.to(self._device), batch)
 
     def _checked_pass(self) -> Iterator[tuple[int, Tree]]:
         count = 0
@@ -267,24 +273,72 @@ def _mark(batch: Tree) -> tuple[int, float]:
     return n_samples(batch), total
 
 
-@contextmanager
-def _replayed(source: Any, seed: int) -> Iterator[None]:
-    """Give torch (and the generators of a loader) one state, then restore it.
+_fetching = threading.RLock()  # the random state of torch is the whole process's
 
-    The state is set for the time of a whole pass; code between two batches must
-    not rely on torch's global random numbers.
+
+class RandomStream:
+    """A stream of random numbers of torch that is in force while batches are fetched.
+
+    The state of torch on the CPU, and of the generators that a loader has of its own,
+    is exchanged for that of the stream, and back; a loader without generators is lent
+    some, so that its order is its own. Batches in a list, and loaders of tensors, draw
+    nothing else: for them the state of torch is left alone. Elsewhere, threads that
+    fetch at the same time wait for each other, and one that draws other numbers at
+    such a moment draws them from the stream.
     """
-    sampler = getattr(source, "sampler", None)
-    batch_sampler = getattr(source, "batch_sampler", None)
-    holders = source, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)
-    generators = [getattr(holder, "generator", None) for holder in holders]
-    own = [g for g in generators if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in own]
-    with torch.random.fork_rng(devices=[]):
-        for generator in (torch.default_generator, *own):
-            generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            for generator, state in zip(own, states, strict=True):
+
+    def __init__(self, source: Any, seed: int) -> None:
+        sampler = getattr(source, "sampler", None)
+        batch_sampler = getattr(source, "batch_sampler", None)
+        nested = getattr(batch_sampler, "sampler", None)
+        places: tuple[Any, ...] = (source, sampler, batch_sampler, nested)
+        holders = [each for each in places if hasattr(each, "generator")]
+        shared = {id(g): g for g in [torch.default_generator] if not _is_quiet(source)}
+        own = {id(h.generator): h.generator for h in holders if h.generator is not None}
+        self._generators = list((shared | own).values())
+        self._mine = [
+            torch.Generator(g.device).manual_seed(seed).get_state()
+            for g in self._generators
+        ]
+        self._lent = [
+            (each, torch.Generator().manual_seed(seed))
+            for each in {id(h): h for h in holders if h.generator is None}.values()
+        ]
+        self._theirs: list[Tensor] | None = None
+
+    def during(self, fetch: Callable[[], Any]) -> Any:
+        """What `fetch` returns, with the random numbers of this stream."""
+        with _fetching:
+            try:
+                self._enter()
+                return fetch()
+            finally:
+                self._leave()
+
+    @whole
+    def _enter(self) -> None:
+        self._theirs = [generator.get_state() for generator in self._generators]
+        for generator, state in zip(self._generators, self._mine, strict=True):
+            generator.set_state(state)
+        for holder, lent in self._lent:
+            holder.generator = lent
+
+    @whole
+    def _leave(self) -> None:
+        if self._theirs is not None:
+            self._mine = [generator.get_state() for generator in self._generators]
+            for generator, state in zip(self._generators, self._theirs, strict=True):
                 generator.set_state(state)
+            for holder, _ in self._lent:
+                holder.generator = None
+            self._theirs = None
+
+
+def _is_quiet(source: Any) -> bool:
+    """Whether fetching batches draws no random numbers but the loader's order."""
+    if isinstance(source, DataLoader):
+        data = source.dataset
+        while isinstance(data, Subset):
+            data = data.dataset
+        return type(data) is TensorDataset and source.collate_fn is default_collate
+    return isinstance(source, list | tuple)

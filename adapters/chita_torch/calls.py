@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .layout import Slot
+from .layout import Slot, memory
 
 MODULO = 2**31 - 1
 
@@ -115,7 +115,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, slots: Iterable[Slot]) -> None:
         super().__init__()
-        self._slots = {id(slot.parameter): slot for slot in slots}
+        self._slots = {memory(slot.parameter): slot for slot in slots}
 
     def before(self, call: Call) -> Tensor:
         """Return the weight to use, of the parameter's shape."""
@@ -137,7 +137,7 @@ class Watch(TorchFunctionMode):
         return self.after(call, compute(self.before(call)))
 
     def _slot(self, weight: Any) -> Slot | None:
-        return self._slots.get(id(weight))
+        return self._slots.get(memory(weight)) if isinstance(weight, Tensor) else None
 
 
 def _linear(

@@ -49,6 +49,14 @@ def check_model(model: Any, loss_fn: Any) -> None:
     if not isinstance(model, nn.Module):
         msg = f"model must be a torch.nn.Module; got {type(model).__name__}."
         raise TypeError(msg)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            msg = (
+                f"{'model' if not name else f'module {name!r}'} is compiled by "
+                "torch.jit: its weights cannot be followed. Prune the Python module, "
+                "and script or trace it afterwards."
+            )
+            raise TypeError(msg)
     for name, buffer in model.named_buffers():
         if isinstance(buffer, nn.parameter.UninitializedBuffer):
             msg = f"buffer {name!r} is not initialised: run one batch first."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,7 +23,8 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import Tree, map_tensors, same_form, tensors_of
-from .layout import Layout, join
+from .layout import Layout, join, memory
+from .memory import available_bytes
 
 LossFunction = Callable[[nn.Module, Tree], Tensor]
 
@@ -161,14 +161,16 @@ class _Rows:
         self.loss = LossModule(model, loss_fn)
         # Every place of a weight, but each place once, whatever names lead there:
         # `functional_call` puts back what it found in the order it took it out.
-        name_of = {id(slot.parameter): slot.name for slot in layout.slots}
+        name_of = {memory(slot.parameter): slot.name for slot in layout.slots}
         self._recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
         self._places: dict[str, str] = {}
         self._buffers: dict[str, Tensor] = {}
         for prefix, module in self.loss.named_modules():
             for own, parameter in module._parameters.items():
-                if id(parameter) in name_of:
-                    self._places[join(prefix, own)] = name_of[id(parameter)]
+                if parameter is None:
+                    continue
+                if (name := name_of.get(memory(parameter))) is not None:
+                    self._places[join(prefix, own)] = name
             for own, buffer in module._buffers.items():
                 if buffer is not None:
                     self._buffers[join(prefix, own)] = buffer
@@ -309,22 +311,6 @@ def _check_finite(block: Tensor, layout: Layout, first: int) -> None:
 def matrix_bytes(n: int, p: int, dtype: torch.dtype) -> int:
     """Bytes of the gradient matrix."""
     return n * p * torch.finfo(dtype).bits // 8
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Free memory of a device; None where it cannot be told."""
-    if device.type == "cuda":
-        # What torch holds back of what was freed is free to torch.
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )
-        return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type == "cpu" and os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return 1024 * int(line.split()[1])
-    return None
 
 
 def check_memory(

@@ -15,9 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from .batches import Tree
 from .checks import check_count, check_seed, check_share
 from .gradients import LossFunction
-from .layout import Selector, select
+from .interrupts import Transaction, whole
+from .layout import Layout, Selector, bare, bare_name, select
 from .prune import prune
 from .report import PruningReport
+from .state import AllOrNothing
 from .targets import (
     Schedule,
     make_targets,
@@ -36,8 +38,14 @@ class KeptPruned:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, masks: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Iterable[Optimizer],
+        masks: Mapping[str, Tensor],
+        change: Transaction | None = None,
     ) -> None:
+        model = bare(model)
+        optimizers = _optimizers(model, optimizer)
         parameters = dict(model.named_parameters())
         if not isinstance(masks, Mapping):
             msg = (
@@ -45,7 +53,7 @@ class KeptPruned:
                 f"PruningReport.masks does; got {type(masks).__name__}."
             )
             raise TypeError(msg)
-        self.masks = dict(masks)
+        self.masks = {bare_name(name, parameters): m for name, m in masks.items()}
         self._pruned: list[tuple[nn.Parameter, Tensor]] = []
         for name, mask in self.masks.items():
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -57,23 +65,49 @@ class KeptPruned:
                 raise ValueError(msg)
             parameter = parameters[name]
             self._pruned.append((parameter, ~mask.to(parameter.device)))
-        self._handles: list[RemovableHandle] = [
-            parameter.register_post_accumulate_grad_hook(_zero_gradient(pruned))
-            for parameter, pruned in self._pruned
-            if parameter.requires_grad
-        ]
-        self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        self._clear(optimizer)
+        self._optimizers = optimizers
+        self._handles: list[RemovableHandle] = []
+        self._cleared: list[tuple[Tensor, Tensor, Tensor]] = []
+        if change is not None:
+            change.on_failure(self.undo)
+            self.hold()
+            return
+        with Transaction() as own:
+            own.on_failure(self.undo)
+            self.hold()
+
+    @whole
+    def hold(self) -> None:
+        """Hold the zeros, again if the hold was removed."""
+        self.remove()
+        for parameter, pruned in self._pruned:
+            if parameter.requires_grad:
+                hook = _zero_gradient(pruned)
+                handle = parameter.register_post_accumulate_grad_hook(hook)
+                self._handles.append(handle)
+        for each in self._optimizers:
+            self._handles.append(each.register_step_post_hook(self._after_step))
+            self._clear(each)
 
     @torch.no_grad()
     def _clear(self, optimizer: Optimizer) -> None:
         """Zero the pruned weights, their gradients and the optimizer's memory."""
-        self.apply()
         for parameter, pruned in self._pruned:
             held = [parameter.grad, *optimizer.state.get(parameter, {}).values()]
-            for tensor in held:
+            for tensor in (parameter, *held):
                 if isinstance(tensor, Tensor) and tensor.shape == pruned.shape:
+                    tensor = tensor.detach()
+                    if (values := tensor[pruned]).any():
+                        self._cleared.append((tensor, pruned, values))
                     tensor.masked_fill_(pruned, 0)
+
+    @whole
+    def undo(self) -> None:
+        """Remove the hold, and put back what it has set to zero when it was made."""
+        self.remove()
+        for tensor, pruned, values in reversed(self._cleared):
+            tensor[pruned] = values
+        self._cleared.clear()
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -82,8 +116,10 @@ class KeptPruned:
             parameter.masked_fill_(pruned, 0)
 
     def _after_step(self, *_: Any) -> None:
+        self._cleared.clear()  # what was there before is no more to be put back
         self.apply()
 
+    @whole
     def remove(self) -> None:
         """Let every weight train again; calling it twice does no harm."""
         for handle in self._handles:
@@ -110,7 +146,7 @@ def _zero_gradient(pruned: Tensor) -> Any:
 
 def keep_pruned(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Iterable[Optimizer],
     masks: Mapping[str, Tensor] | None = None,
     *,
     include: Selector | Iterable[Selector] | None = None,
@@ -127,8 +163,10 @@ def keep_pruned(
     ----------
     model : torch.nn.Module
         Some of its weights are zero.
-    optimizer : torch.optim.Optimizer
-        Any; what it remembers of the pruned weights is zeroed.
+    optimizer : torch.optim.Optimizer or list of them
+        Any that trains the model; what it remembers of the pruned weights is zeroed.
+        One that wraps another (as accelerate's does) stands for that. The weights are
+        held after whichever steps.
     masks : dict of str -> Tensor of bool, optional
         True for the weights to train, as in ``PruningReport.masks``. By default they
         are read off the model: in each weight that `prune` would choose, zeros stay
@@ -144,9 +182,10 @@ def keep_pruned(
     Raises
     ------
     TypeError
-        If ``optimizer`` is not a torch.optim.Optimizer.
+        If ``optimizer`` is not a torch.optim.Optimizer, nor wraps one.
     ValueError
-        If a mask fits no parameter, or a name matches nothing.
+        If a mask fits no parameter, a name matches nothing, or an optimizer holds no
+        parameter of the model.
 
     Notes
     -----
@@ -167,16 +206,51 @@ def keep_pruned(
     >>> int((net.weight == 0).sum())
     2
     """
-    if not isinstance(optimizer, Optimizer):
-        msg = (
-            "optimizer must be a torch.optim.Optimizer, whose steps can be followed; "
-            f"got {type(optimizer).__name__}."
-        )
-        raise TypeError(msg)
+    model = bare(model)
+    _optimizers(model, optimizer)
     if masks is None:
         parameters = dict(model.named_parameters())
         masks = {n: parameters[n] != 0 for n in select(model, include, exclude)}
-    return KeptPruned(model, optimizer, masks)
+    with Transaction() as change:
+        return KeptPruned(model, optimizer, masks, change)
+
+
+def _optimizers(
+    model: nn.Module, given: Optimizer | Iterable[Optimizer]
+) -> list[Optimizer]:
+    """The optimizers given, without what wraps them."""
+    several = given if isinstance(given, list | tuple) else [given]
+    found = [_unwrapped(each) for each in several]
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in found:
+        trains = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not trains & own:
+            msg = (
+                f"the optimizer ({type(optimizer).__name__}) holds no parameter of the "
+                "model: it is another model's, or the model was copied after it was "
+                "built. Build it from this model's parameters()."
+            )
+            raise ValueError(msg)
+    if not found:
+        msg = "optimizer is an empty list; give at least one torch.optim.Optimizer."
+        raise ValueError(msg)
+    return found
+
+
+def _unwrapped(optimizer: Any) -> Optimizer:
+    """The optimizer whose steps can be followed, inside one that wraps it."""
+    inner, seen = optimizer, 0
+    while not hasattr(inner, "_optimizer_step_post_hooks") and seen < 10:
+        names = ("optimizer", "base_optimizer", "_optimizer", "inner_optimizer")
+        inner = next((v for n in names if (v := getattr(inner, n, None))), None)
+        seen += 1
+    if isinstance(inner, Optimizer):
+        return inner
+    msg = (
+        "optimizer must be a torch.optim.Optimizer, whose steps can be followed, or "
+        f"wrap one; got {type(optimizer).__name__}."
+    )
+    raise TypeError(msg)
 
 
 class GradualPruner:
@@ -189,8 +263,8 @@ class GradualPruner:
     ----------
     model : torch.nn.Module
         The model in training.
-    optimizer : torch.optim.Optimizer
-        Its optimizer.
+    optimizer : torch.optim.Optimizer or list of them
+        Its optimizers, as in `keep_pruned`.
     batches : iterable of batches
         As in `prune`.
     loss_fn : callable
@@ -214,7 +288,7 @@ class GradualPruner:
     reports : list of PruningReport
         One per pruning so far.
     kept : KeptPruned
-        The hold on the present zeros.
+        The hold on the zeros of the last pruning; on none before the first.
 
     Raises
     ------
@@ -253,7 +327,7 @@ class GradualPruner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Iterable[Optimizer],
         batches: Iterable[Tree],
         loss_fn: LossFunction,
         *,
@@ -288,39 +362,61 @@ class GradualPruner:
             self._seeds = torch.randint(
                 2**31, (len(self._at),), generator=generator, device="cpu"
             ).tolist()
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer = bare(model), optimizer
         self._batches, self._loss_fn, self._options = batches, loss_fn, options
         self.reports: list[PruningReport] = []
-        chosen = {key: options.get(key) for key in ("include", "exclude")}
-        self.kept = keep_pruned(model, optimizer, **chosen)
-        self._count = 0
-        if resume is None:
-            self._prune_if_due(0)
-        else:
-            self.load_state_dict(resume)
+        self._chosen = {key: options.get(key) for key in ("include", "exclude")}
+        self._count = -1
+        # Nothing is held before the first pruning: a weight that begins at zero trains.
+        self.kept = KeptPruned(model, optimizer, {})
+        try:
+            if resume is None:
+                self.step()
+            else:
+                self.load_state_dict(resume)
+        except BaseException:
+            self.remove()
+            raise
 
     def step(self) -> PruningReport | None:
-        """Count one step; prune if it is one of ``at``, and return the report."""
-        report = self._prune_if_due(self._count + 1)
-        self._count += 1  # not before: what was interrupted can be called again
-        return report
+        """Count one step; prune if it is one of ``at``, and return the report.
 
-    def _prune_if_due(self, count: int) -> PruningReport | None:
+        An interrupted step has not happened: it can be called again.
+        """
+        count = self._count + 1
         if count not in self._at:
+            self._count = count
             return None
         turn = self._at.index(count)
-        report = prune(
-            self._model,
-            self._batches,
-            self._loss_fn,
-            sparsity=self._sparsities[turn],
-            random_state=self._seeds[turn],
-            **self._options,
-        )
-        self.kept.remove()
-        self.kept = KeptPruned(self._model, self._optimizer, report.masks)
-        self.reports.append(report)
+        layout = Layout.of(self._model, **self._chosen)
+        with AllOrNothing(self._model, layout, layout.device) as change:
+            report = prune(
+                self._model,
+                self._batches,
+                self._loss_fn,
+                sparsity=self._sparsities[turn],
+                random_state=self._seeds[turn],
+                **self._options,
+            )
+            self._take(report, count, change)
         return report
+
+    @whole
+    def _take(self, report: PruningReport, count: int, change: Transaction) -> None:
+        """Hold the new zeros, then let go of the old ones; undone if `change` fails."""
+        before, n_reports, old = self._count, len(self.reports), self.kept
+
+        def undo() -> None:
+            self._count, self.kept = before, old
+            del self.reports[n_reports:]
+            old.hold()
+
+        new = KeptPruned(self._model, self._optimizer, report.masks)
+        change.on_failure(undo)
+        change.on_failure(new.undo)
+        old.remove()
+        self._count, self.kept = count, new
+        self.reports.append(report)
 
     def state_dict(self) -> dict[str, int]:
         """Return what resuming needs beside the model's and the optimizer's state."""
@@ -337,7 +433,12 @@ class GradualPruner:
                 "load them again and build it with resume=state."
             )
             raise RuntimeError(msg)
-        self._count = check_count("count", state["count"], 0)
+        count = check_count("count", state["count"], 0)
+        if count >= self._at[0]:
+            hold = keep_pruned(self._model, self._optimizer, **self._chosen)
+            self.kept.remove()
+            self.kept = hold
+        self._count = count
 
     def remove(self) -> None:
         """Let every weight train again."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ Selector: TypeAlias = str | type | Callable[[str, Tensor], bool]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,65 @@ class Layout:
         return {s.name: s.unflatten(flat[s.start : s.stop]) for s in self.slots}
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        if isinstance(model, _WRAPPERS):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def bare_name(name: str, parameters: Mapping[str, Tensor]) -> str:
+    """The name among a bare model's parameters of what a wrapper calls `name`."""
+    while name not in parameters:
+        for prefix in ("module.", "_orig_mod."):
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
+        else:
+            return name
+    return name
+
+
+def memory(tensor: Tensor) -> tuple[object, ...]:
+    """What tells tensors apart that stand for the same numbers in memory.
+
+    Weights may be tied by assigning ``.data`` as well as by being one Parameter.
+    """
+    if isinstance(tensor, nn.parameter.UninitializedParameter):
+        return (id(tensor),)
+    if type(tensor.detach()) is not Tensor or tensor.is_meta or tensor.numel() == 0:
+        return (id(tensor),)  # of a kind that has no memory of its own
+    where = tensor.untyped_storage().data_ptr()
+    return where, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+
+
+def _check_overlaps(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Refuse weights that share some numbers of others, but not all."""
+    spans: dict[object, list[tuple[int, int, str]]] = {}
+    for name in names:
+        where = memory(tensors[name])
+        if len(where) > 1:
+            first = tensors[name].storage_offset()
+            strides = zip(tensors[name].shape, tensors[name].stride(), strict=True)
+            last = first + sum((size - 1) * step for size, step in strides)
+            spans.setdefault(where[0], []).append((int(first), int(last), name))
+    for stretches in spans.values():
+        stretches.sort()
+        for one, other in itertools.pairwise(stretches):
+            if other[0] <= one[1]:
+                msg = (
+                    f"parameters {one[2]!r} and {other[2]!r} are views of the same "
+                    "memory and share a part of it: what is pruned in one would "
+                    "change the other. Leave one out with exclude=, or give each its "
+                    "own memory with .clone()."
+                )
+                raise ValueError(msg)
+
+
 def select(
     model: nn.Module,
     include: Selector | Iterable[Selector] | None = None,
@@ -255,9 +316,13 @@ def select(
         _warn_if_computed(model, excluded)
     # By tensor, not by name: one that is tied has several.
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    wanted = {id(tensors[name]) for name in chosen}
-    wanted -= {id(tensors[name]) for name in excluded}
-    names = [name for name, tensor in model.named_parameters() if id(tensor) in wanted]
+    wanted = {memory(tensors[name]) for name in chosen}
+    wanted -= {memory(tensors[name]) for name in excluded}
+    once: dict[tuple[object, ...], str] = {}
+    for name, tensor in model.named_parameters():
+        if memory(tensor) in wanted:
+            once.setdefault(memory(tensor), name)
+    names = list(once.values())
     if not names:
         msg = (
             "no prunable layer: the model has no weight of a Linear, Conv or "
@@ -266,6 +331,7 @@ def select(
         )
         raise ValueError(msg)
     _check_parameters(model, names)
+    _check_overlaps(tensors, names)
     return names
 
 
@@ -334,12 +400,12 @@ def _own_default_weights(module: nn.Module) -> list[str]:
 
 def _default_names(model: nn.Module) -> set[str]:
     """Every name of a default weight; tensors shared with a lookup are left out."""
-    lookups = {id(m.weight) for m in model.modules() if isinstance(m, _LOOKUPS)}
+    lookups = {memory(m.weight) for m in model.modules() if isinstance(m, _LOOKUPS)}
     return {
         join(prefix, own)
         for prefix, module in model.named_modules(remove_duplicate=False)
         for own in _own_default_weights(module)
-        if id(module._parameters[own]) not in lookups
+        if memory(module._parameters[own]) not in lookups
     }
 
 

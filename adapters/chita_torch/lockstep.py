@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .batches import Tree
 from .calls import Call, Part, Watch
 from .gradients import LossFunction
+from .interrupts import whole
 from .layout import Layout
 
 
@@ -59,10 +60,11 @@ class Pass(Watch):
         self._thread = threading.Thread(
             target=contextvars.copy_context().run, args=(self._work,), daemon=True
         )
-        self._thread.start()
 
     def advance(self) -> None:
         """Let the pass run to where it waits next, or to its end."""
+        if self._thread.ident is None:
+            self._thread.start()
         self.call = None
         self._go.release()
         self._stopped.acquire()
@@ -73,7 +75,8 @@ class Pass(Watch):
         """End the pass where it is."""
         self._cancelled = True
         self._go.release()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def before(self, call: Call) -> Tensor:
         """Wait until the weight is known."""
@@ -153,6 +156,7 @@ class Lockstep:
     def __enter__(self) -> Self:
         return self
 
+    @whole
     def __exit__(self, *exception: object) -> None:
         for pair in self._pairs:
             for each in pair:

@@ -22,14 +22,14 @@ from .checks import (
     check_share,
 )
 from .gradients import LossFunction, matrix_bytes
-from .layout import Layout, Selector
+from .layout import Layout, Selector, bare
 from .objective import OBJECTIVES, ByGradients, ByLoss, ByReconstruction, Objective
 from .predictions import Predictions
 from .reconstruction import Reconstruction
 from .report import LayerReport, PruningReport, Stage
 from .stage import Search, Setting
 from .state import (
-    all_or_nothing,
+    AllOrNothing,
     has_batchnorm,
     mean_loss,
     recalibrate_batchnorm,
@@ -251,6 +251,7 @@ def prune(
     (88, 88)
     """
     check_model(model, loss_fn)
+    model = bare(model)
     if objective not in OBJECTIVES:
         msg = f"objective={objective!r} is unknown; choose from {OBJECTIVES}."
         raise ValueError(msg)
@@ -301,7 +302,7 @@ def prune(
         generator.manual_seed(check_seed(random_state))
     norms = recalibrate_batchnorm if has_batchnorm(model) else False
     solve_on = chosen or check_device(layout.device)
-    with all_or_nothing(model, layout, solve_on):
+    with AllOrNothing(model, layout, solve_on):
         data = Batches(
             batches, samples_per_gradient, calibration, layout.device, generator
         )
@@ -362,6 +363,7 @@ def prune(
                     bar.set_postfix(
                         sparsity=f"{stage.sparsity:.3f}", loss=f"{loss:.4f}"
                     )
+                _check_used(setting, original)
                 # (What is reconstructed is the dense network with its own statistics.)
                 if norms and (objective == "gradients" or number == len(fractions)):
                     loss, kept = _recalibrate(setting, loss, always=norms is True)
@@ -392,11 +394,24 @@ def _calibration_loss(setting: Setting) -> float:
     return loss
 
 
+def _check_used(setting: Setting, original: Tensor) -> None:
+    if not setting.used and bool(original.any()):
+        msg = (
+            "the loss has no gradient with respect to any of the weights to prune, so "
+            "nothing tells them apart. Check that loss_fn(model, batch) runs the model "
+            "it is given, and that nothing in it detaches, rounds or runs under "
+            "torch.no_grad."
+        )
+        raise ValueError(msg)
+
+
 def _recalibrate(setting: Setting, loss: float, *, always: bool) -> tuple[float, bool]:
     """Recompute BatchNorm statistics; keep them if asked to or if they help."""
     saved = save_statistics(setting.model)
     with closing(setting.data.remaining()) as batches:
-        recalibrate_batchnorm(setting.model, setting.loss_fn, batches)
+        recalibrate_batchnorm(
+            setting.model, setting.loss_fn, batches, setting.random_state
+        )
     after = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
     if always or after < loss:
         return after, True

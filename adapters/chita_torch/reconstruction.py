@@ -148,8 +148,9 @@ class Reconstruction:
             setting.model, self.differentiate, self.batches, layout, self.n
         )
         if torch.equal(present, self.dense):
-            zero = [its.part.name for its in moments.values() if not its.g.any()]
-            warn_of_unused(sorted(set(zero)))
+            zero = {its.part.name for its in moments.values() if not its.g.any()}
+            setting.used.update({part.name for part in moments} - zero)
+            warn_of_unused(sorted(zero))
         fisher = self._fisher(unseen(layout, moments))
         seconds = perf_counter() - start
         first = self._last if self.damping is None else self.damping

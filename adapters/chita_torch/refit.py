@@ -13,11 +13,11 @@ from . import reconstruction
 from .batches import Batches, Tree
 from .checks import check_count, check_device, check_model, check_ridge, check_seed
 from .gradients import LossFunction
-from .layout import Layout, Selector
+from .layout import Layout, Selector, bare
 from .predictions import Predictions
 from .reconstruction import Reconstruction
 from .stage import Setting
-from .state import all_or_nothing
+from .state import AllOrNothing
 from .statistics import collect
 
 
@@ -105,6 +105,7 @@ def refit(
     (1, True)
     """
     check_model(model, loss_fn)
+    model = bare(model)
     if dense is None and masks is None:
         msg = (
             "give dense=, the state_dict of the network before it was pruned, or "
@@ -130,7 +131,7 @@ def refit(
         with torch.no_grad():
             return torch.as_tensor(forward(net, batch)).float().mean()
 
-    with all_or_nothing(model, layout, solve_on):
+    with AllOrNothing(model, layout, solve_on):
         data = Batches(batches, 1, 0.0, layout.device, generator)
         setting = Setting(
             model,

@@ -132,6 +132,7 @@ class Setting:
     device: torch.device
     random_state: int
     on_row: Callable[[int], object]
+    used: set[str] = field(default_factory=set)  # weights that have had a gradient
 
     def plans(self, first_order: bool, *, ridge: float | None) -> tuple[str, ...]:
         """Return the core's plans to choose from, only the first without calibration.
@@ -197,7 +198,9 @@ def run_stage(
     w_bar = layout.gather().to(A)
     curvature = squared_norms(A)
     live = curvature > 0
-    _warn_if_unused(layout, live)
+    unused = [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
+    setting.used.update(set(layout.names) - set(unused))
+    warn_of_unused(unused)
     if not setting.regrow:
         # A pruned weight stays so: with no gradient it has nothing to return for.
         live &= w_bar != 0
@@ -349,12 +352,6 @@ def _as_mask(pattern: Any, score: Tensor) -> Tensor:
 def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:
     square = float(shift.double().square().mean())
     return 0.5 * (square - (1 / B if first_order else 0.0))
-
-
-def _warn_if_unused(layout: Layout, live: Tensor) -> None:
-    warn_of_unused(
-        [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
-    )
 
 
 def warn_of_unused(names: Sequence[str]) -> None:

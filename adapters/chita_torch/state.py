@@ -2,53 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from .batches import Tree, n_samples
+from .batches import RandomStream, Tree, n_samples
 from .gradients import LossFunction, LossModule, checked_loss
+from .interrupts import Transaction, whole
 from .layout import Layout
 
 _Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 
 
-@contextmanager
-def all_or_nothing(
-    model: nn.Module, layout: Layout, solve_on: torch.device
-) -> Iterator[None]:
-    """Work on the model in eval mode; on any exception put everything back.
+class AllOrNothing(Transaction):
+    """Work on a model in eval mode; on any exception everything is put back.
 
-    Training flags are always restored. Buffers are restored too, unless they belong
-    to a BatchNorm layer and no exception was raised. Inference mode of the caller, in
-    which there would be no gradients, is left meanwhile, and so is autocast, which
-    would round what the solver does.
+    Training flags are restored in any case, and what the context managers of torch
+    restore themselves unless they are interrupted. Buffers are restored too, unless
+    they belong to a BatchNorm layer and no exception was raised. Inference mode of the
+    caller, in which there would be no gradients, is left meanwhile, and so is autocast,
+    which would round what the solver does.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layout : Layout
+        The weights that may change.
+    solve_on : torch.device
+        Where else there is work to do.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    weights = [(s.parameter, s.parameter.detach().clone()) for s in layout.slots]
-    buffers = _save_buffers(model)
-    try:
-        model.eval()
-        with torch.inference_mode(mode=False), ExitStack() as stack:
-            for kind in {layout.device.type, solve_on.type}:
-                if torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
-            yield
-    except BaseException:
-        with torch.no_grad():
-            for parameter, saved in weights:
-                parameter.copy_(saved)
-        _restore_buffers(buffers)
-        raise
-    else:
-        _restore_buffers([b for b in buffers if not _has_statistics(b[0])])
-    finally:
-        for module, training in modes:
-            module.training = training
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, solve_on: torch.device
+    ) -> None:
+        super().__init__()
+        self._model, self._layout = model, layout
+        self._kinds = {layout.device.type, solve_on.type}
+
+    def begin(self) -> None:
+        """Save what is to be restored, and set the modes of torch."""
+        self.at_the_end(torch.set_grad_enabled, torch.is_grad_enabled())
+        self.at_the_end(setattr, cudnn, "enabled", cudnn.enabled)
+        self.within(torch.inference_mode(mode=False))
+        for kind in self._kinds:
+            if torch.is_autocast_enabled(kind):
+                self.within(torch.autocast(kind, enabled=False))
+        buffers = _save_buffers(self._model)
+        kept = [b for b in buffers if not _has_statistics(b[0])]
+        self.at_the_end(_restore_buffers, kept)
+        self.on_failure(_restore_buffers, buffers)
+        slots = self._layout.slots
+        self.on_failure(
+            _write, [(s.parameter, s.parameter.detach().clone()) for s in slots]
+        )
+        modules = list(self._model.modules())
+        parts = [(m, m.training, dict(m._parameters)) for m in modules]
+        self.at_the_end(_restore_modules, parts)
+        self._model.eval()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore; a failure of torch to allocate memory is a MemoryError."""
+        super().__exit__(kind, error, trace)
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+            msg = (
+                "the machine, or a limit on this process, has less memory than is "
+                "needed; the model is as it was. Use fewer gradients or samples "
+                "(n_gradients=, n_samples=), scope='layer', or leave layers out with "
+                "exclude=."
+            )
+            raise MemoryError(msg) from error
+
+
+def _write(values: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, saved in values:
+            tensor.copy_(saved)
+
+
+def _restore_modules(parts: list[tuple[nn.Module, bool, dict[str, Any]]]) -> None:
+    """Training flags, and the parameters that `functional_call` stood in for."""
+    for module, training, parameters in parts:
+        module.training = training
+        module._parameters.update(parameters)
 
 
 def mean_loss(
@@ -70,7 +116,7 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 
 def recalibrate_batchnorm(
-    model: nn.Module, loss_fn: LossFunction, batches: Iterable[Tree]
+    model: nn.Module, loss_fn: LossFunction, batches: Iterable[Tree], seed: int
 ) -> None:
     """Replace the running statistics by those of the model as it is now.
 
@@ -82,15 +128,27 @@ def recalibrate_batchnorm(
         ``loss_fn(model, batch)``: runs the model on a batch.
     batches : iterable of batches
         Each counts once, as `torch.optim.swa_utils.update_bn` has it.
+    seed : int
+        Of the random numbers that layers in training mode draw.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
+    momenta = [(layer, layer.momentum) for layer in layers]
     try:
-        module = LossModule(model, loss_fn).eval()
+        random = RandomStream(None, seed)
+
+        def seeded(net: nn.Module, batch: Tree) -> Tensor:
+            return random.during(lambda: loss_fn(net, batch))
+
+        module = LossModule(model, seeded).eval()
         update_bn(((batch,) for batch in batches), module)
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        _set_momenta(momenta)
+
+
+@whole
+def _set_momenta(momenta: list[tuple[_BatchNorm, float | None]]) -> None:
+    for layer, momentum in momenta:
+        layer.momentum = momentum
 
 
 def save_statistics(model: nn.Module) -> _Buffers:

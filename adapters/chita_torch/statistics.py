@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from .batches import Tree, n_samples
 from .calls import Call, Part, Watch
-from .gradients import LossFunction, available_bytes, checked_loss
+from .gradients import LossFunction, checked_loss
 from .layout import Layout, Slot
+from .memory import available_bytes
 
 ROWS = 64  # rows of X read, at most, for each of its columns
 CHUNK_BYTES = 2**26  # of X at a time

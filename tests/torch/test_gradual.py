@@ -292,3 +292,125 @@ def test_bad_arguments(mlp):
         GradualPruner(
             model, optimizer, batches, loss_fn, at=[1], sparsity=0.5, random_state=-1
         )
+
+
+# --- What wraps a model or an optimizer -----------------------------------------------
+
+
+class Wrapping(torch.optim.Optimizer):
+    """As accelerate's: a subclass whose own __init__ never ran."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
+
+def zeros(model):
+    return sum(int((p == 0).sum()) for p in model.parameters())
+
+
+def test_an_optimizer_that_wraps_another_stands_for_it(mlp):
+    model, batches, loss_fn = mlp
+    report = prune(model, batches, loss_fn, sparsity=0.5, ridge=0.1, **QUICK)
+    optimizer = Wrapping(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    with keep_pruned(model, optimizer):
+        train(model, batches, loss_fn, optimizer)
+    assert zeros(model) == 224 - report.n_kept
+
+
+def test_several_optimizers_are_followed(mlp):
+    model, batches, loss_fn = mlp
+    report = prune(model, batches, loss_fn, sparsity=0.5, ridge=0.1, **QUICK)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    pair = [
+        torch.optim.SGD(matrices, lr=0.1, momentum=0.9),
+        torch.optim.AdamW(others, lr=0.01),
+    ]
+    with keep_pruned(model, pair):
+        for batch in batches:
+            for each in pair:
+                each.zero_grad()
+            loss_fn(model, batch).backward()
+            for each in pair:
+                each.step()
+    assert zeros(model) == 224 - report.n_kept
+
+
+def test_an_optimizer_of_another_model_is_refused(mlp):
+    model, *_ = mlp
+    other = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="holds no parameter of the model"):
+        keep_pruned(model, optimizer)
+    with pytest.raises(ValueError, match="empty list"):
+        keep_pruned(model, [])
+
+
+def test_names_are_those_of_the_model_inside_its_wrappers(mlp):
+    model, batches, loss_fn = mlp
+    names = {"0.weight", "2.weight", "4.weight"}
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        report = prune(wrapped, batches, loss_fn, sparsity=0.5, ridge=0.1, **QUICK)
+        assert report.masks.keys() == names
+        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
+        prefix = "module." if isinstance(wrapped, nn.DataParallel) else "_orig_mod."
+        masks = {prefix + name: mask for name, mask in report.masks.items()}
+        for given in (None, report.masks, masks):
+            with keep_pruned(wrapped, optimizer, given) as hold:
+                assert hold.masks.keys() == names
+                train(model, batches, loss_fn, optimizer, epochs=1)
+            assert zeros(model) == 224 - report.n_kept
+
+
+# --- Before the first pruning, and at failures ----------------------------------------
+
+
+def test_a_weight_that_begins_at_zero_trains_until_it_is_pruned(mlp):
+    model, batches, loss_fn = mlp
+    with torch.no_grad():
+        model[4].weight.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with GradualPruner(
+        model, optimizer, batches, loss_fn, at=[10**6], sparsity=0.5, **QUICK
+    ):
+        train(model, batches, loss_fn, optimizer, epochs=1)
+    assert int((model[4].weight != 0).sum()) > 12  # of units that are alive
+
+
+def test_a_constructor_that_fails_leaves_no_hook(mlp):
+    model, batches, _ = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def failing(model, batch):
+        raise RuntimeError("now")
+
+    with pytest.raises(RuntimeError, match="now"):
+        GradualPruner(model, optimizer, batches, failing, at=[0], sparsity=0.5, **QUICK)
+    assert not optimizer._optimizer_step_post_hooks
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_a_resumed_pruner_holds_from_the_first_pruning_on(mlp):
+    model, batches, loss_fn = mlp
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    arguments = (model, optimizer, batches, loss_fn)
+    options = {"at": [2, 50], "sparsity": 0.5, **QUICK}
+    with GradualPruner(*arguments, **options) as pruner:
+        pruner.step()
+        pruner.step()
+        state = pruner.state_dict()
+    gone = zeros(model)
+    assert gone > 0
+    with GradualPruner(*arguments, resume=state, **options):
+        train(model, batches, loss_fn, optimizer, epochs=1)
+    assert zeros(model) == gone

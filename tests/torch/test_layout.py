@@ -206,3 +206,25 @@ def test_a_kept_weight_never_becomes_zero_in_a_narrow_type(dtype):
     layout.scatter(torch.tensor([1e-44, -1e-44, 0.0]))
     assert (model.weight[0] != 0).tolist() == [True, True, False]
     assert model.weight[0, 1].item() < 0
+
+
+def test_weights_tied_by_their_memory_are_tied():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].weight.data = model[0].weight.data
+    assert select(model) == ["0.weight", "3.weight"]
+    lookup = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5), nn.Linear(5, 2))
+    lookup[1].weight.data = lookup[0].weight.data
+    assert select(lookup) == ["2.weight"]
+
+
+def test_weights_that_share_a_part_of_their_memory_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    whole = torch.randn(6, 4)
+    model[0].weight.data, model[1].weight.data = whole[:4], whole[2:]
+    with pytest.raises(ValueError, match=r"'0.weight' and '1.weight' are views"):
+        select(model)
+    assert select(model, exclude="1") == ["0.weight"]
+    halves = torch.randn(8, 4)
+    model[0].weight.data, model[1].weight.data = halves[:4], halves[4:]
+    assert select(model) == ["0.weight", "1.weight"]

@@ -3,6 +3,11 @@
 import copy
 import gc
 import math
+import subprocess
+import sys
+import threading
+import time
+import warnings
 
 import numpy as np
 import pytest
@@ -776,3 +781,134 @@ def test_a_model_on_a_gpu_is_pruned_there(mlp):
     report = prune(model.cuda(), batches, loss_fn, sparsity=0.8, **QUICK)
     assert report.n_kept == 224 - zeros(model)
     assert report.masks["0.weight"].is_cuda
+
+
+def test_weights_tied_by_their_memory_are_counted_once_and_collect_both_gradients():
+    torch.manual_seed(0)
+
+    def network(tie):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+        tie(model)
+        return model
+
+    def by_data(model):
+        model[2].weight.data = model[0].weight.data
+
+    def by_identity(model):
+        model[2].weight = model[0].weight
+
+    batches = list(torch.randn(64, 6).split(8))
+
+    def loss_fn(model, x):
+        return (model(x) - x).square().mean()
+
+    found = []
+    for tie in (by_data, by_identity):
+        model = network(tie)
+        report = prune(model, batches, loss_fn, sparsity=0.5, **FIXED)
+        assert report.n_kept == 18 == int((model[2].weight != 0).sum())
+        found.append(model[0].weight.detach().clone())
+    torch.testing.assert_close(*found)
+
+
+def test_the_random_numbers_of_other_threads_are_their_own(mlp):
+    """None of them is drawn twice, and a loader that shuffles is not blamed."""
+    model, batches, loss_fn = mlp
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    data = torch.utils.data.TensorDataset(x, y)
+    models = [copy.deepcopy(model) for _ in range(3)]
+    done, drawn, reports = threading.Event(), [], []
+
+    def draw():
+        while not done.is_set():
+            drawn.append(float(torch.rand((), dtype=torch.float64)))
+            time.sleep(1e-4)
+
+    def work(each):
+        loader = torch.utils.data.DataLoader(data, batch_size=24, shuffle=True)
+        reports.append(prune(each, loader, loss_fn, sparsity=0.5, **FIXED))
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in models]
+    other = threading.Thread(target=draw)
+    for thread in (other, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    other.join()
+    assert [report.n_kept for report in reports] == [112] * 3
+    assert len(drawn) == len(set(drawn)) > 10
+
+
+def test_the_random_state_of_torch_is_that_of_before(mlp):
+    model, batches, loss_fn = mlp
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, y), batch_size=24, shuffle=True
+    )
+    before = torch.get_rng_state()
+    prune(model, loader, loss_fn, sparsity=0.5, **FIXED)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loss_without_a_gradient_is_refused(mlp):
+    model, batches, loss_fn = mlp
+    before = copy.deepcopy(model.state_dict())
+
+    def detached(model, batch):
+        return loss_fn(model, batch).detach()
+
+    for objective in ("gradients", "reconstruction"):
+        with (
+            pytest.warns(UserWarning, match="does not depend"),
+            pytest.raises(ValueError, match="no gradient with respect to any"),
+        ):
+            prune(model, batches, detached, objective=objective, sparsity=0.5, **FIXED)
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+
+
+def test_a_scripted_module_is_refused(mlp):
+    model, batches, loss_fn = mlp
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(model)
+        outer = nn.Sequential(torch.jit.script(model[0]), model[1])
+    for each, name in ((scripted, "model"), (outer, "module '0'")):
+        with pytest.raises(TypeError, match=f"{name} is compiled by torch.jit"):
+            prune(each, batches, loss_fn, sparsity=0.5, **FIXED)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are read there")
+def test_a_limit_on_the_address_space_is_a_memory_error():
+    """Of the process before anything is allocated; of torch where it comes later."""
+    code = """
+import resource, torch
+from chita_torch import prune
+from chita_torch.memory import available_bytes
+model = torch.nn.Linear(1500, 1500)
+batches = list(torch.randn(1024, 1500).split(64))
+before = model.weight.detach().clone()
+def loss_fn(model, x):
+    return (model(x) - x).square().mean()
+def greedy(model, x):
+    torch.empty(2**40)
+    return loss_fn(model, x)
+used = [l for l in open("/proc/self/status") if l.startswith("VmSize")][0]
+limit = 1024 * int(used.split()[1]) + 2**30
+for run in ("before", "within"):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    assert available_bytes(torch.device("cpu")) <= 2**30
+    try:
+        prune(model, batches, loss_fn if run == "before" else greedy, sparsity=0.5,
+              n_gradients=1000 if run == "before" else 8, samples_per_gradient=1,
+              progress=False)
+    except MemoryError as error:
+        print(run, "MiB" in str(error) or "GiB" in str(error), flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    assert torch.equal(model.weight, before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split("\n")[:2] == ["before True", "within False"]
