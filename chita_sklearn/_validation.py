@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -187,6 +187,41 @@ def checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
         )
         raise ValueError(msg)
     return sample_weight
+
+
+def checked_folds(splits: Iterable[Any], n_samples: int) -> list[tuple[Any, Any]]:
+    """What a splitter gives, as pairs of indices; raise where that is no use."""
+    folds: list[tuple[Any, Any]] = []
+    remedy = f"Pass pairs (train, test) of indices in [0, {n_samples}) as cv."
+    for number, pair in enumerate(splits):
+        parts = []
+        for name, part in zip(("training", "test"), pair, strict=True):
+            rows = np.asarray(part)
+            where = f"The {name} part of fold {number}"
+            if rows.dtype == bool:
+                if rows.shape != (n_samples,):
+                    msg = (
+                        f"{where} is a mask of shape {rows.shape}; there are "
+                        f"{n_samples} samples. {remedy}"
+                    )
+                    raise ValueError(msg)
+                rows = np.flatnonzero(rows)
+            if rows.size == 0:
+                msg = f"{where} is empty. Pass fewer folds, or others, as cv."
+                raise ValueError(msg)
+            least, most = rows.min(), rows.max()
+            if rows.dtype.kind not in "iu" or most >= n_samples or least < -n_samples:
+                msg = f"{where} holds {least} to {most}. {remedy}"
+                raise ValueError(msg)
+            parts.append(rows)
+        folds.append((parts[0], parts[1]))
+    if not folds:
+        msg = (
+            "cv gives no folds: it is empty, or a generator that an earlier fit has "
+            f"used up. {remedy} A list of them can be used again."
+        )
+        raise ValueError(msg)
+    return folds
 
 
 def taken_rows(a: Any, index: Any) -> Any:

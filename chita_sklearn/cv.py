@@ -43,6 +43,7 @@ from ._selection import by_criterion, by_folds
 from ._validation import (
     CONSTRAINTS,
     REMEDIES,
+    checked_folds,
     checked_priors,
     present,
     resolved_ks,
@@ -404,7 +405,10 @@ class ChitaRegressorCV(ChitaRegressor):
                 delayed(_fold)(
                     X, y, sample_weight, fold, grid.ridges, build, search, score
                 )
-                for fold in _usable(list(cv.split(X, y, **split_params)), sample_weight)
+                for fold in _usable(
+                    checked_folds(cv.split(X, y, **split_params), int(X.shape[0])),
+                    sample_weight,
+                )
             ]
         else:
             problem = build(*present(X, y, sample_weight))

@@ -666,3 +666,53 @@ def test_riboflavin_like_data():
     assert model.score(X[50:], y[50:]) > 0.5
     assert 2 <= model.k_ <= 9
     assert 0 <= model.gap_ <= 1
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        ([], "cv gives no folds"),
+        ([(np.arange(0), np.arange(20))], "training part of fold 0 is empty"),
+        ([(np.arange(20), np.arange(0))], "test part of fold 0 is empty"),
+        ([(np.ones(12) > 0, np.arange(20))], r"mask of shape \(12,\); there are 60"),
+        ([(np.arange(10), np.arange(100))], r"holds 0 to 99. Pass pairs"),
+        ([(np.arange(10.0), np.arange(10))], "training part of fold 0 holds 0.0"),
+    ],
+)
+def test_folds_that_are_none_are_refused(data, cv, message):
+    X, y = data
+    X, y = X[:60], y[:60]
+    with pytest.raises(ValueError, match=message):
+        ChitaRegressorCV(**{**CHEAP, "cv": cv}).fit(X, y)
+
+
+def test_a_used_generator_of_splits_is_named(data):
+    X, y = data
+    model = ChitaRegressorCV(**{**CHEAP, "cv": KFold(3).split(X)}).fit(X, y)
+    with pytest.raises(ValueError, match="an earlier fit has used up"):
+        model.fit(X, y)
+
+
+def test_masks_and_negative_indices_are_folds(data):
+    X, y = data
+    first = np.arange(len(y)) < len(y) // 2
+    halves = [(first, ~first), (~first, first)]
+    by_masks = ChitaRegressorCV(**{**CHEAP, "cv": halves}).fit(X, y)
+    indices = [tuple(map(np.flatnonzero, pair)) for pair in halves]
+    by_indices = ChitaRegressorCV(**{**CHEAP, "cv": indices}).fit(X, y)
+    assert_array_equal(by_masks.score_path_, by_indices.score_path_)
+    backwards = [(train - len(y), test - len(y)) for train, test in indices]
+    again = ChitaRegressorCV(**{**CHEAP, "cv": backwards}).fit(X, y)
+    assert_array_equal(again.score_path_, by_indices.score_path_)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_constant_column_with_weights_is_no_error(standardize):
+    """Its weighted variance can come out a little below zero."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        y, weights = rng.standard_normal(20), rng.random(20) + 0.01
+        model = ChitaRegressor(1, standardize=standardize)
+        model.fit(np.ones((20, 1)), y, weights)
+        assert model.coef_ == [0.0]
+        assert model.intercept_ == pytest.approx(np.average(y, weights=weights))

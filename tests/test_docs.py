@@ -181,6 +181,10 @@ def _regression():
 
     return [
         of_an_older_release,
+        lambda: cv(cv=[]),
+        lambda: cv(cv=[(np.arange(0), np.arange(20))]),
+        lambda: cv(cv=[(np.ones(12) > 0, np.arange(20))]),
+        lambda: cv(cv=[(np.arange(10), np.arange(30))]),
         lambda: fit().partial_fit(X, Y),
         lambda: ChitaRegressor().fit_moments(Moments()),
         lambda: Moments().update(np.broadcast_to(1.0, (2, 30_000)), [1.0, 2.0]),
