@@ -11,8 +11,9 @@ wins by rounding.
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -41,25 +42,35 @@ class _OneThread:
 
     The limit is one of the process. The first to enter sets it and the last to leave
     puts back what was there, so that fits that overlap do not take each other's limit
-    for the user's.
+    for the user's. Who is interrupted on the way out has left when this is collected.
     """
 
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._limits: Any = None
+    _lock = threading.RLock()  # (collection may happen while it is held)
+    _inside: ClassVar[set[object]] = set()
+    _before: ClassVar[list[tuple[Any, int]]] = []  # BLAS libraries and their threads
 
     def __enter__(self) -> None:
+        token = object()
+        self._leave = weakref.finalize(self, _OneThread._left, token)
         with self._lock:
-            if self._inside == 0:
-                self._limits = _threadpools().limit(limits=1, user_api="blas")
-            self._inside += 1
+            if not self._inside:
+                libraries = _threadpools().select(user_api="blas").lib_controllers
+                self._before[:] = [(each, each.num_threads) for each in libraries]
+            self._inside.add(token)
+            for each, _ in self._before:
+                each.set_num_threads(1)
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                limits, self._limits = self._limits, None
-                limits.restore_original_limits()
+        self._leave()
+
+    @classmethod
+    def _left(cls, token: object) -> None:
+        with cls._lock:
+            cls._inside.discard(token)
+            if not cls._inside:
+                for library, threads in cls._before:
+                    library.set_num_threads(threads)
+                cls._before.clear()
 
 
 @cache
@@ -67,15 +78,12 @@ def _threadpools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_ONE_THREAD = _OneThread()
-
-
 def one_blas_thread() -> _OneThread:
     """Context for a search on small matrices: its products are too small to share.
 
     Waking threads for each costs many times the product on a busy machine.
     """
-    return _ONE_THREAD
+    return _OneThread()
 
 
 class NotPositiveDefiniteError(ArithmeticError):

@@ -1,0 +1,88 @@
+"""The threads of BLAS after a search are those of before it, however it ended."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+from threadpoolctl import ThreadpoolController
+
+from chita_sklearn import ChitaRegressor
+from chita_sklearn.core.linalg import one_blas_thread
+
+BLAS = ThreadpoolController().select(user_api="blas")
+
+
+def threads():
+    return [library.num_threads for library in BLAS.lib_controllers]
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    with BLAS.limit(limits=2):
+        if set(threads()) != {2}:
+            pytest.skip("BLAS has no limit to set here")
+        yield
+
+
+def test_within_there_is_one_and_afterwards_what_was_before():
+    with one_blas_thread():
+        assert set(threads()) == {1}
+        with one_blas_thread():
+            assert set(threads()) == {1}
+        assert set(threads()) == {1}
+    assert set(threads()) == {2}
+
+
+def test_fits_that_overlap_leave_the_limit_of_before():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 40)), rng.standard_normal(60)
+    together = threading.Barrier(8)
+
+    def fit():
+        together.wait()
+        for seed in range(5):
+            ChitaRegressor(5, random_state=seed).fit(X, y)
+
+    workers = [threading.Thread(target=fit) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert set(threads()) == {2}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_raised_within_ends_the_limit(error):
+    with pytest.raises(error), one_blas_thread():
+        raise error
+    assert set(threads()) == {2}
+
+
+def test_an_interrupt_on_the_way_in_or_out_ends_the_limit():
+    """At the first line of `__exit__`, and after the first library was limited."""
+
+    def interrupted_going_out():
+        limit = one_blas_thread()
+        limit.__enter__()
+        raise KeyboardInterrupt  # before `__exit__` could do anything
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_going_out()
+    gc.collect()
+    assert set(threads()) == {2}
+
+    library = type(BLAS.lib_controllers[0])
+    with pytest.MonkeyPatch.context() as patch:
+        set_num_threads = library.set_num_threads
+
+        def interrupted(self, number):
+            set_num_threads(self, number)
+            if number == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(library, "set_num_threads", interrupted)
+        with pytest.raises(KeyboardInterrupt), one_blas_thread():
+            pass  # pragma: no cover
+    gc.collect()
+    assert set(threads()) == {2}
