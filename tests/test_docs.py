@@ -6,6 +6,7 @@ import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def _regression():
         WithFloor,
         solve,
     )
-    from chita_sklearn.core.refit.base import backsolver
+    from chita_sklearn.core.refit.backsolve import backsolver
 
     def fit(X=X, y=Y, sample_weight=None, **options):
         return ChitaRegressor(2, **options).fit(X, y, sample_weight)
@@ -264,7 +265,7 @@ def _regression():
         lambda: fit(groups=[0] * 6, positive=True),
         lambda: fit(solver="dual", positive=True),
         lambda: solve(blocks, Cardinality(2), solver="swap"),
-        lambda: backsolver(None),
+        lambda: backsolver(SimpleNamespace(structure="diagonal")),
     ]
 
 

@@ -30,8 +30,7 @@ from .patterns.matroids import Pattern
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .problem.several_targets import moments_of
-from .refit.backsolve import backsolve, unsolved
-from .refit.base import backsolver
+from .refit.backsolve import backsolve, backsolver, unsolved
 from .refit.minimum import settled, unique
 from .refit.nonnegative import signed_backsolve
 from .solution import Solution, Status

@@ -14,7 +14,7 @@ from chita_sklearn.core import (
     solve,
 )
 from chita_sklearn.core.improvers.dual import Dual
-from chita_sklearn.core.refit.base import backsolver
+from chita_sklearn.core.refit.backsolve import backsolver
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
 from chita_sklearn.core.improvers.dual import Dual, certify, dual
-from chita_sklearn.core.refit.base import backsolver
+from chita_sklearn.core.refit.backsolve import backsolver
 
 KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
 # A proven optimum is evaluated in float64: its rounding, as a share of 1/2 ||b||^2.

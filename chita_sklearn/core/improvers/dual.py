@@ -36,8 +36,8 @@ from typing import NamedTuple
 from ..arrays import Array, numbers
 from ..patterns.matroids import Pattern
 from ..problem.base import Rows
-from ..refit.backsolve import backsolve
-from ..refit.base import SupportSolver, backsolver
+from ..refit.backsolve import backsolve, backsolver
+from ..refit.base import SupportSolver
 from ..refit.minimum import bounded, minimum_on
 from ..solution import Solution, Status
 

@@ -87,24 +87,16 @@ def swaps(
     the host, a support costs O(m s^2 + s^3) to begin with and O(m s) a swap.
     """
     p, k = problem.p, pattern.size
-    room = min(p, max(min(6 * k, problem.side()), k + 150))
-    if search is not None:
-        room = min(p, max(room, search.room(problem, k)))
+    room = max(min(6 * k, problem.side()), k + 150)
+    room = min(p, room if search is None else max(room, search.room(problem, k)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu
-    n_swaps, status = 0, Status.MAX_ITER
     inside, outside = None, problem.zeros(p) > 0
     if solution is not None and solution.fixed is not None:
         inside, outside = solution.fixed
-    scale = problem.at_zero
     if solution is None:
-        score = g**2 / metric(problem)
-        # Those of the best support that the pattern allows are among them.
-        best = problem.space.best_mask(pattern, score)
-        score = problem.xp.where(best, problem.xp.full_like(score, np.inf), score)
-        members = _largest(score, room)
-        W = WorkingSet(problem, pattern, members, g)
+        W = _first_working_set(problem, pattern, g, room)
         with one_blas_thread():
-            S = members[best_start(W)]
+            S = W.members[best_start(W)]
     else:
         S, W = to_host(indices(solution.support)), None
     stopped = False
@@ -115,24 +107,17 @@ def swaps(
             stopped = bool(on_step(_minimiser(problem, S).coef))
         return stopped
 
-    rounds = 0
+    n_swaps, rounds, status = 0, 0, Status.MAX_ITER
     while rounds < max_iter:
         rounds += 1
         if W is None or room < p:
             W = None  # the memory of the old one goes before more is taken
-            gain = _scan(problem, pattern, S, g, h)
-            gain = problem.xp.where(outside, problem.xp.full_like(gain, -np.inf), gain)
-            least = (GAIN if len(S) == k else NOISE) * scale
+            gain = _scan(problem, pattern, S, g, h, outside)
+            least = (GAIN if len(S) == k else NOISE) * problem.at_zero
             if search is None and not float(problem.space.max(gain)) > least:
                 status = Status.CONVERGED
                 break
-            if len(S) < k:  # what the pattern still asks for has to be there
-                here = mask_of(p, problem.xp.asarray(S, device=problem.device))
-                first = problem.xp.full_like(gain, np.inf)
-                rest = problem.xp.where(here, first, gain)
-                here = problem.space.best_mask(pattern, rest)
-                gain = problem.xp.where(here, first, gain)
-            members = _joined(S, gain, max(room - k, k))
+            members = _next_members(problem, pattern, S, gain, room)
             W = WorkingSet(problem, pattern, members, g, inside)
         S_W = np.searchsorted(W.members, S)
         with one_blas_thread():
@@ -141,34 +126,55 @@ def swaps(
             stopped = stop(W.members[local])
             if search is not None and not stopped:
                 local = search(W, local, partial(_ask, stop, W.members))
-        unchanged = len(local) == len(S) and bool((local == S_W).all())
-        S = W.members[local]
-        if stopped:
-            status = Status.STOPPED
+        S, unchanged = W.members[local], np.array_equal(local, S_W)
+        if stopped or unchanged or room == p:
+            status = Status.STOPPED if stopped else Status.CONVERGED
             break
-        if unchanged or room == p:
-            status = Status.CONVERGED
-            break
-    found = _minimiser(problem, S)
     did = f"swaps: {n_swaps}" if search is None else f"{search.note()},"
     note = f"{did} on {rounds} working sets of up to {room} columns"
-    if solution is not None and not found.objective < solution.objective:
-        found = solution
-    elif solution is not None:
-        found = replace(
-            solution,
-            coef=found.coef,
-            support=found.support,
-            objective=found.objective,
-            status=found.status,
-        )
+    found = _better(solution, _minimiser(problem, S))
     status = found.status if found.status is Status.NOT_UNIQUE else status
+    history = (*found.history, note)
+    return replace(found, n_iter=found.n_iter + rounds, status=status, history=history)
+
+
+def _better(known: Solution | None, found: Solution) -> Solution:
+    """Return what was found if it is better, with what is known of bounds so far."""
+    if known is None:
+        return found
+    if not found.objective < known.objective:
+        return known
     return replace(
-        found,
-        n_iter=found.n_iter + rounds,
-        status=status,
-        history=(*found.history, note),
+        known,
+        coef=found.coef,
+        support=found.support,
+        objective=found.objective,
+        status=found.status,
     )
+
+
+def _first_working_set(
+    problem: LeastSquares, pattern: Pattern, g: Array, room: int
+) -> WorkingSet:
+    """Return the columns that fit the target best, each alone."""
+    score = g**2 / metric(problem)
+    # Those of the best support that the pattern allows are among them.
+    best = problem.space.best_mask(pattern, score)
+    score = problem.xp.where(best, problem.xp.full_like(score, np.inf), score)
+    return WorkingSet(problem, pattern, _largest(score, room), g)
+
+
+def _next_members(
+    problem: LeastSquares, pattern: Pattern, S: np.ndarray, gain: Array, room: int
+) -> np.ndarray:
+    """Return S and the coordinates outside whose exchange gains most."""
+    xp, k = problem.xp, pattern.size
+    if len(S) < k:  # what the pattern still asks for has to be there
+        here = mask_of(problem.p, xp.asarray(S, device=problem.device))
+        first = xp.full_like(gain, np.inf)
+        here = problem.space.best_mask(pattern, xp.where(here, first, gain))
+        gain = xp.where(here, first, gain)
+    return _joined(S, gain, max(room - k, k))
 
 
 def _ask(
@@ -184,9 +190,17 @@ def _minimiser(problem: LeastSquares, S: np.ndarray) -> Solution:
 
 
 def _scan(
-    problem: LeastSquares, pattern: Pattern, S: np.ndarray, g: Array, h: Array
+    problem: LeastSquares,
+    pattern: Pattern,
+    S: np.ndarray,
+    g: Array,
+    h: Array,
+    outside: Array,
 ) -> Array:
-    """Return the largest gain of each coordinate as the one that enters, shape (p,)."""
+    """Return the largest gain of each coordinate as the one that enters, shape (p,).
+
+    It is -inf for those of the support and those known to be `outside` of better ones.
+    """
     xp, p, s = problem.xp, problem.p, len(S)
     S_A = xp.asarray(S, device=problem.device)
     A_S = problem.select(S_A)
@@ -208,7 +222,8 @@ def _scan(
         if allowed is not None:
             each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
         gain[cols] = xp.max(each, axis=0)
-    return xp.where(mask_of(p, S_A), xp.full_like(gain, -float("inf")), gain)
+    shut = mask_of(p, S_A) | outside
+    return xp.where(shut, xp.full_like(gain, -float("inf")), gain)
 
 
 def _largest(score: Array, size: int) -> np.ndarray:

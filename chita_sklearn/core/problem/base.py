@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array
 from .space import Space
+
+
+class Structure(Enum):
+    """What A looks like: `refit.backsolve` has one solver for each."""
+
+    ONE_MATRIX = "one matrix"
+    BLOCK_DIAGONAL = "block diagonal"
 
 
 class Selection(ABC):
@@ -131,12 +139,15 @@ class Rows(Quadratic):
 
     Attributes
     ----------
+    structure : Structure
+        By which its minimiser on a support is computed.
     b : array of shape (n_rows,), float64
         The target.
     """
 
     has_rows = True
 
+    structure: Structure
     b: Array
 
     @abstractmethod

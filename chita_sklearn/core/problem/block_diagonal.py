@@ -9,16 +9,13 @@ block. A bound on this objective is a bound for the block model, not for the who
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, to_host
-from ..refit.backsolve import Backsolver
-from ..refit.base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
-from .base import Rows
+from .base import Rows, Structure
 from .least_squares import LeastSquares
 
 
@@ -31,6 +28,8 @@ class BlockLeastSquares(Rows):
         The blocks, with one ridge and of one array library. The coordinates are theirs,
         one block after the other.
     """
+
+    structure = Structure.BLOCK_DIAGONAL
 
     def __init__(self, problems: Sequence[LeastSquares]) -> None:
         if not problems:
@@ -105,57 +104,3 @@ class BlockLeastSquares(Rows):
 
     def thinned(self, step: int) -> BlockLeastSquares:  # noqa: D102
         return BlockLeastSquares([q.thinned(step) for q in self.problems])
-
-
-class BlockBacksolver(SupportSolver):
-    """A `Backsolver` for each block of a `BlockLeastSquares`, as one."""
-
-    def __init__(
-        self,
-        problem: BlockLeastSquares,
-        size: int | None = None,
-        rough: bool = False,
-    ) -> None:
-        self.problem = problem
-        self.damping = 0.0
-        shares = [size and round(size * q.p / problem.p) for q in problem.problems]
-        self._solvers = [
-            Backsolver(q, share, rough)
-            for q, share in zip(problem.problems, shares, strict=True)
-        ]
-
-    @property
-    def weights(self) -> Array:  # noqa: D102
-        return self.problem.xp.concat([solver.weights for solver in self._solvers])
-
-    def update(self, z: Array) -> Self:  # noqa: D102
-        for solver, part in zip(self._solvers, self.problem.split(z), strict=True):
-            solver.update(part)
-        return self
-
-    def mix(self, other: Self, share: float) -> Self:  # noqa: D102
-        for solver, its in zip(self._solvers, other._solvers, strict=True):
-            solver.mix(its, share)
-        return self
-
-    def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
-        xp = self.problem.xp
-        parts = [solver.solve(within) for solver in self._solvers]
-        self.damping = max(solver.damping for solver in self._solvers)
-        w = xp.concat([part.w for part in parts]) if within < float("inf") else None
-        return Minimiser(w, xp.concat([part.r for part in parts]), None)
-
-    def minimum(self) -> Array:  # noqa: D102
-        return sum(solver.minimum() for solver in self._solvers)
-
-    def copy(self) -> Self:  # noqa: D102
-        other = copy.copy(self)
-        other._solvers = [solver.copy() for solver in self._solvers]
-        return other
-
-    def keep(self) -> None:  # noqa: D102
-        for solver in self._solvers:
-            solver.keep()
-
-
-backsolver.register(BlockLeastSquares, BlockBacksolver)

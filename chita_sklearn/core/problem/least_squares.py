@@ -18,7 +18,7 @@ import scipy.sparse
 
 from ..arrays import Array
 from ..linalg import add_outer, joined, mirror, rows_at_a_time
-from .base import Rows
+from .base import Rows, Structure
 from .columns import Columns
 from .design import Dense, Scaled, Sparse
 
@@ -88,6 +88,7 @@ class LeastSquares(Rows):
     """
 
     has_grams = True
+    structure = Structure.ONE_MATRIX
     # What A and b are off by, as a share of the length of each column. Data are what
     # they are: 0. What has been computed from rows that are gone is not: `Factored`.
     lost = 0.0

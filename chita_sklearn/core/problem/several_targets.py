@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..arrays import Array
-from ..refit.base import backsolver
-from .block_diagonal import BlockBacksolver, BlockLeastSquares
+from .block_diagonal import BlockLeastSquares
 from .least_squares import LeastSquares
 from .many_targets import ManyTargets
 
@@ -63,6 +62,3 @@ def moments_of(problems: Sequence[LeastSquares]) -> ManyTargets:
     moments = ManyTargets(G, xp.stack(C), mu=first.mu, constant=constant)
     moments.terms = max(problem.terms for problem in problems)
     return moments
-
-
-backsolver.register(SeveralTargets, BlockBacksolver)

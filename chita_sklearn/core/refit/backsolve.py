@@ -12,17 +12,20 @@ call to the next and updated by the columns that entered or left.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 from ..arrays import Array, array_namespace, indices, numbers, scatter
 from ..linalg import NotPositiveDefiniteError, cholesky_solve, damped_cholesky
-from ..problem.base import Rows
+from ..problem.base import Rows, Structure
+from ..problem.block_diagonal import BlockLeastSquares
 from ..problem.columns import Columns, GramRows
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution, Status
-from .base import SUBOPTIMAL, Minimiser, SupportSolver, backsolver
+from .base import SUBOPTIMAL, Minimiser, SupportSolver
+from .block_diagonal import BlockBacksolver
 from .coordinate_descent import coordinate_descent
 
 FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
@@ -264,9 +267,6 @@ class Backsolver(SupportSolver):
         return Minimiser(w, r, None)
 
 
-backsolver.register(LeastSquares, Backsolver)
-
-
 def _differing(change: tuple[_Held, Array, Array]) -> int:
     return change[1].shape[0] + change[2].shape[0]
 
@@ -302,6 +302,41 @@ def ridge_solve(
             break
         v, last = v + cholesky_solve(L, lost), error
     return v, damping
+
+
+def _solver_of_blocks(
+    problem: BlockLeastSquares, size: int | None = None, rough: bool = False
+) -> BlockBacksolver:
+    """Return the solver of all blocks; each has its share of `size` columns."""
+    shares = [size and round(size * q.p / problem.p) for q in problem.problems]
+    solvers = [
+        backsolver(q, share, rough)
+        for q, share in zip(problem.problems, shares, strict=True)
+    ]
+    return BlockBacksolver(problem, solvers)
+
+
+# One solver for each structure that a problem may declare.
+SUPPORT_SOLVERS: dict[Structure, Callable[..., SupportSolver]] = {
+    Structure.ONE_MATRIX: Backsolver,
+    Structure.BLOCK_DIAGONAL: _solver_of_blocks,
+}
+
+
+def backsolver(
+    problem: Rows, size: int | None = None, rough: bool = False
+) -> SupportSolver:
+    """Return the `SupportSolver` of a problem, by its structure.
+
+    `size` and `rough` are those of `Backsolver`.
+    """
+    if problem.structure not in SUPPORT_SOLVERS:
+        msg = (
+            f"{type(problem).__name__}.structure={problem.structure!r} has no "
+            "backsolve. Add one to SUPPORT_SOLVERS in core/refit/backsolve.py."
+        )
+        raise TypeError(msg)
+    return SUPPORT_SOLVERS[problem.structure](problem, size, rough)
 
 
 def unsolved(problem: Rows, mask: Array) -> Solution:

@@ -8,11 +8,9 @@ A diag(z) A' in the place of A_S A_S'. Weights of 0 and 1 are a support.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import singledispatch
 from typing import Any, NamedTuple, Self
 
 from ..arrays import Array
-from ..problem.base import Rows
 
 SUBOPTIMAL = 1e-11  # share of the minimum of n F that rounding may cost (n x n)
 
@@ -79,12 +77,3 @@ class SupportSolver(ABC):
     @abstractmethod
     def keep(self) -> None:
         """Leave the Gram with the problem (it keeps two) for solvers of the same A."""
-
-
-@singledispatch
-def backsolver(
-    problem: Rows, size: int | None = None, rough: bool = False
-) -> SupportSolver:
-    """Return the `SupportSolver` of a problem; one is registered for each class."""
-    msg = f"no backsolve is registered for {type(problem).__name__}"
-    raise TypeError(msg)
