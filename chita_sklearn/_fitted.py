@@ -14,6 +14,7 @@ import numpy as np
 
 from ._compat import float_dtypes
 from .core import LeastSquares, SeveralTargets, Solution
+from .core.certificate import relative_gap
 
 if TYPE_CHECKING:
     from .path import ChitaPath
@@ -42,10 +43,8 @@ def values_of(solutions: Sequence[Solution], n: float) -> Values:
         raise ValueError(msg)
     # F is never negative: where it is 0, so is the bound, whoever has looked.
     bounds = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions]) / n
-    gaps = np.zeros_like(objectives)
-    apart = objectives != bounds
-    gaps[apart] = (objectives[apart] - bounds[apart]) / objectives[apart]
-    return Values(objectives, bounds, gaps)
+    gaps = [relative_gap(*pair) for pair in zip(objectives, bounds, strict=True)]
+    return Values(objectives, bounds, np.asarray(gaps))
 
 
 def forget(estimator: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .arrays import Array
+from .certificate import relative_gap
 
 
 class Status(Enum):
@@ -64,9 +65,5 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """(objective - lower_bound) / objective; 0 where they are equal."""
-        if self.objective == self.lower_bound:
-            return 0.0
-        if self.objective == 0.0:
-            return float("nan")  # the bound is not known
-        return (self.objective - self.lower_bound) / self.objective
+        """See `relative_gap`."""
+        return relative_gap(self.objective, self.lower_bound)

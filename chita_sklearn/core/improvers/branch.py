@@ -30,6 +30,7 @@ import numpy as np
 import scipy.linalg
 
 from ..arrays import Array, indices, mask_of, to_host
+from ..certificate import certified, decided
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
@@ -111,36 +112,28 @@ class Relaxation:
         scores = (self.c - Mv) ** 2
         room = self.k - int(np.count_nonzero(inside))
         chosen = float(np.sum(scores[inside]) + np.sum(_largest(scores[free], room)))
-        value = self.at_zero - 0.5 * float(v @ Mv) - 0.5 * chosen / self.mu
         # q is off by at most 3 gamma ||a_j|| (||b|| + sum_i ||a_i|| |v_i|).
         reach = float(self._lengths @ np.abs(v))
         off = 3 * self._gamma * self._spread * (self._b + reach) + self._off_c
-        self._off = off
-        rounding = (off * chosen**0.5 + 0.5 * off**2) / self.mu
-        rounding += 3 * self._gamma * reach**2
-        rounding += self._gamma * (self.at_zero + chosen / self.mu)
-        return value - rounding, scores
+        value = self.at_zero - 0.5 * float(v @ Mv)
+        value -= self._gamma * (self.at_zero + 3 * reach**2)
+        bound, self._slack = certified(value, chosen, self.mu, off, self._gamma)
+        return float(bound), scores
 
     def fix(
         self, inside: np.ndarray, outside: np.ndarray, scores: np.ndarray, lack: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decide what every support must hold, or not, to be below bound + lack.
-
-        As in `dual`: a j that is not among the largest scores costs at least the
-        difference to the least of them, one that is gains it over the next.
-        """
-        free = np.flatnonzero(~(inside | outside))
+        """Decide what every support must hold, or not, to be below bound + lack."""
+        free = ~(inside | outside)
         room = self.k - int(np.count_nonzero(inside))
-        if not 0 < room < len(free):
+        if not 0 < room < np.count_nonzero(free):
             return inside, outside
-        ranked = free[np.argsort(-scores[free], kind="stable")]
-        low, high = scores[ranked[room - 1]], scores[ranked[room]]
-        total = float(np.sum(scores[inside]) + np.sum(scores[ranked[:room]]))
-        margin = 2 * self.mu * lack + 4 * self._off * total**0.5 + 4 * self._off**2
-        inside, outside = inside.copy(), outside.copy()
-        inside[ranked[:room]] |= scores[ranked[:room]] - high > margin
-        outside[ranked[room:]] |= low - scores[ranked[room:]] > margin
-        return inside, outside
+        taken = largest_first(inside, outside, scores, self.k) & ~inside
+        left = free & ~taken
+        low, high = np.min(scores[taken]), np.max(scores[left])
+        margin = 2 * self.mu * lack + 2 * self._slack
+        fixed = decided(scores, taken, left, low, high, margin)
+        return inside | fixed.inside, outside | fixed.outside
 
     def solve(
         self, inside: np.ndarray, outside: np.ndarray, z: np.ndarray, cutoff: float

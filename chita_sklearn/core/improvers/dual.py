@@ -31,9 +31,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 from ..arrays import Array, numbers
+from ..certificate import Fixed, certified, decided, relative_gap
 from ..patterns.matroids import Pattern
 from ..problem.base import Rows
 from ..refit.backsolve import backsolve, backsolver
@@ -46,13 +46,6 @@ HALVINGS = 12  # of the interval in a line search
 # A has so many numbers that further steps would be felt.
 HOPELESS, SHRINK, COSTLY = 5, 1 / 3, 2**20
 PATIENCE, STALL = 5, 0.25  # stop when 5 feasible points close less of the gap
-
-
-class Fixed(NamedTuple):
-    """Coordinates that every support better than a known one has, or has not."""
-
-    inside: Array  # mask, shape (p,)
-    outside: Array  # mask, shape (p,)
 
 
 class Dual:
@@ -99,36 +92,24 @@ class Dual:
         """The bound at alpha, and what it decides of supports better than `objective`.
 
         All on the device: nobody waits for it here.
-
-        Of a matroid, the best allowed support that contains a j outside T has at most
-        the score of T, less its smallest, plus c_j^2; and the best without an i in T
-        at most that of T, less c_i^2, plus the largest outside. Where the bound with
-        that score is above `objective`, j is out, i is in.
         """
         problem, xp = self.problem, self.problem.xp
         c2 = self.scores(problem.rmatvec(alpha))
         mask = self.space.best_mask(self.pattern, c2)
         chosen = self.space.sum_over(mask, c2)
         length = xp.linalg.vector_norm(alpha)
-        value = problem.b @ alpha - 0.5 * length**2
-        value += self._constant - 0.5 * chosen / problem.mu
-        # |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||, which changes the largest
-        # sum by at most 2 sqrt(chosen) ||e|| + ||e||^2, over whichever support.
+        value = problem.b @ alpha - 0.5 * length**2 + self._constant
+        # Each |c_j| is off by e_j <= gamma_n ||a_j|| ||alpha||.
         error = self._gamma_n * length * self._spread
-        both = 2 * xp.sqrt(chosen) * error + error**2
-        rounding = both / (2 * problem.mu)
-        rounding += self._gamma_p * (chosen / problem.mu + self._constant)
-        rounding += self._gamma_n * length * (length + self._b_norm)
-        bound = value - rounding
-        # The scores compared below are off by rounding too, each by at most this much.
-        slack = both + self._gamma_p * chosen
+        value -= self._gamma_p * self._constant
+        value -= self._gamma_n * length * (length + self._b_norm)
+        bound, slack = certified(value, chosen, problem.mu, error, self._gamma_p)
         margin = 2 * problem.mu * (objective - bound) + 2 * slack
         if not self.pattern.is_matroid:
             margin = margin + xp.inf  # single exchanges prove nothing: fix none
         low = self.space.min(xp.where(mask, c2, xp.full_like(c2, xp.inf)))
         high = self.space.max(xp.where(mask, xp.full_like(c2, -xp.inf), c2))
-        fixed = Fixed(mask & (c2 - high > margin), ~mask & (low - c2 > margin))
-        return bound, fixed
+        return bound, decided(c2, mask, ~mask, low, high, margin)
 
     def climb(
         self, alpha: Array, u: Array, to: Array, u_to: Array
@@ -239,7 +220,7 @@ def dual(
             candidate, lowest = other.weights > 0, minimum
         else:
             other = solver.copy()  # its Gram is memory
-        gaps.append((lowest - value) / lowest if lowest > 0 else 0.0)
+        gaps.append(relative_gap(lowest, value) if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED
         if status is None and dear and gaps[-1] > tol:
