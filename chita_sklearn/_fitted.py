@@ -159,8 +159,8 @@ def model_of_path(path: ChitaPath, t: int) -> dict[str, Any]:
     """Fitted attributes of a path's t-th model."""
     return {
         "path_": path,
-        "coef_": path.coefs[:, t],
-        "intercept_": path.intercepts[t],
+        "coef_": path.coefs[..., t],
+        "intercept_": path.intercepts[..., t],
         "support_": path.supports[t],
         "objective_": float(path.objectives[t]),
         "lower_bound_": float(path.lower_bounds[t]),

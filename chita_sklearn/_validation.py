@@ -36,6 +36,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "always_include": ["array-like", None],
     "positive": ["boolean", "array-like"],
     "groups": ["array-like", None],
+    "target_support": [StrOptions({"separate", "shared", "pooled"})],
     "solver": [StrOptions(set(SOLVERS))],
     "n_restarts": [Number(Integral, 0, None, closed="left")],
     "max_iter": [Number(Integral, 1, None, closed="left")],

@@ -51,7 +51,7 @@ from ._validation import (
     resolved_seed,
     taken_rows,
 )
-from .core import LeastSquares
+from .core import LeastSquares, SeveralTargets, least_squares
 from .core.arrays import array_namespace, to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
@@ -141,6 +141,11 @@ class ChitaRegressorCV(ChitaRegressor):
     groups : array-like of shape (n_features,) or None, default=None
         The group of each feature, by any label. k then counts groups: all features of a
         group are chosen, or none (the dummies of a category, the lags of a series).
+
+    target_support : {"separate", "shared", "pooled"}, default="separate"
+        What k means for a two-dimensional y: with "shared" the number of features of
+        all targets together, with "pooled" that of coefficients, see
+        :class:`ChitaRegressor`. "separate" takes one target.
 
     solver : {"auto", "iht", "swap", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
@@ -311,6 +316,7 @@ class ChitaRegressorCV(ChitaRegressor):
         always_include: Any = None,
         positive: Any = False,
         groups: Any = None,
+        target_support: str = "separate",
         solver: str = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
@@ -330,6 +336,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.always_include = always_include
         self.positive = positive
         self.groups = groups
+        self.target_support = target_support
         self.solver = solver
         self.n_restarts = n_restarts
         self.max_iter = max_iter
@@ -350,7 +357,7 @@ class ChitaRegressorCV(ChitaRegressor):
             Training data; never written to. float32 is kept, other types become
             float64. scipy.sparse matrices are used as CSC and never made dense.
 
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Target values; moved to the array library, device and dtype of X.
 
         sample_weight : float or array-like of shape (n_samples,), default=None
@@ -368,9 +375,10 @@ class ChitaRegressorCV(ChitaRegressor):
         Raises
         ------
         ValueError
-            For what :class:`ChitaRegressor` refuses; a two-dimensional y; `ks` or
-            `ridges` out of range; ``selection="one_se"`` without folds; a fold without
-            weight; scores that are all nan.
+            For what :class:`ChitaRegressor` refuses; a two-dimensional y with
+            ``target_support="separate"``, or with a `criterion` other than "cv"; `ks`
+            or `ridges` out of range; ``selection="one_se"`` without folds; a fold
+            without weight; scores that are all nan.
         TypeError
             For a parameter of the wrong type, a sparse y, or an array in GPU memory
             without array API dispatch.
@@ -390,11 +398,12 @@ class ChitaRegressorCV(ChitaRegressor):
         metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
         inputs = {"X": X, "y": y, "metadata": metadata | params or None}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        y = column_or_1d(y, warn=True)
-        (prior,) = checked_priors(self.coef_prior, X, y, xp)
+        if y.ndim == 1 or y.shape[1] == 1 or self.target_support == "separate":
+            y = column_or_1d(y, warn=True)
+        priors = checked_priors(self.coef_prior, X, y, xp)
         names = getattr(self, "feature_names_in_", None)
-        grid = self._grid(int(X.shape[1]), names)
-        options = self._options(prior, grid.constraints.signs_like(y))
+        grid = self._grid(int(X.shape[1]), names, len(priors))
+        options = self._options(grid.constraints.signs_like(y)) | {"priors": priors}
         build = partial(_problem, options=options)
         search = self._search(grid)
         if self.criterion == "cv":
@@ -502,8 +511,8 @@ class ChitaRegressorCV(ChitaRegressor):
         X, y = whole.like()
         (prior,) = checked_priors(self.coef_prior, X, y, np)
         names = getattr(whole, "feature_names_in_", None)
-        grid = self._grid(whole.n_features_in_, names)
-        options = self._options(prior, grid.constraints.signs_like(y))
+        grid = self._grid(whole.n_features_in_, names, 1)
+        options = self._options(grid.constraints.signs_like(y)) | {"prior": prior}
         search = self._search(grid)
         if self.criterion == "cv":
             score = partial(_scores_of_moments, score=SCORES[self.scoring])
@@ -541,17 +550,21 @@ class ChitaRegressorCV(ChitaRegressor):
             )
             raise ValueError(msg)
 
-    def _grid(self, n_features: int, names: Any) -> _Grid:
+    def _grid(self, n_features: int, names: Any, n_targets: int) -> _Grid:
         """Return the numbers of features and the ridges to choose from."""
-        constraints = self._constraints(n_features, names)
+        constraints = self._constraints(n_features, names, n_targets)
+        if constraints.jointly and self.criterion != "cv":
+            one, other = f"criterion={self.criterion!r}", "target_support"
+            reason = "a criterion is of one target; use criterion='cv'"
+            msg = f"{one} and {other} cannot be combined: {reason}."
+            raise ValueError(msg)
         ks = resolved_ks(self.ks, constraints.n_units, first=0)
         ks = constraints.with_room(ks, self.ks, "ks")
         return _Grid(ks, resolved_ridges(self.ridges), constraints)
 
-    def _options(self, prior: Array | None, signs: Array | None) -> dict[str, Any]:
+    def _options(self, signs: Array | None) -> dict[str, Any]:
         """Return what the problem of every fold is built with."""
         return {
-            "prior": prior,
             "fit_intercept": bool(self.fit_intercept),
             "standardize": bool(self.standardize),
             "signs": signs,
@@ -574,7 +587,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self,
         jobs: list[Any],
         grid: _Grid,
-        whole: Callable[[], LeastSquares],
+        whole: Callable[[], LeastSquares | SeveralTargets],
         search: Any,
         n_rows: int,
         place: tuple[Any, Any],
@@ -721,18 +734,21 @@ SCORES: dict[str | None, Callable[..., float]] = {
 
 def _problem_of(
     X: Any, y: Array, sample_weight: Array | None, build: Any
-) -> LeastSquares:
+) -> LeastSquares | SeveralTargets:
     return build(*present(X, y, sample_weight))
 
 
 def _problem(
     X: Any, y: Array, sample_weight: Array | None, options: dict[str, Any]
-) -> LeastSquares:
-    return LeastSquares(X, y, sample_weight=sample_weight, **options)
+) -> LeastSquares | SeveralTargets:
+    return least_squares(X, y, sample_weight=sample_weight, **options)
 
 
 def _at_ridge(
-    problem: LeastSquares, ridge: float, search: Any, bounds: bool = True
+    problem: LeastSquares | SeveralTargets,
+    ridge: float,
+    search: Any,
+    bounds: bool = True,
 ) -> ChitaPath:
     """Return the path over k at one ridge; the problem's products are shared."""
     return search(problem.with_target(ridge=ridge), ridge=ridge, bounds=bounds)
@@ -789,6 +805,13 @@ def _fold(
     return np.stack([score(path, *held_out, X, test) for path in paths])
 
 
+def _squares(X: Any, y: Array, coefs: Array, intercepts: Array) -> Array:
+    """Squared errors of the models of a path, shape (n_samples, n_ks)."""
+    xp = array_namespace(y)
+    predicted = xp.astype(X @ coefs + intercepts, xp.float64)
+    return (predicted - xp.astype(y, xp.float64)[:, None]) ** 2
+
+
 def _scores(
     path: ChitaPath,
     X: Any,
@@ -803,8 +826,14 @@ def _scores(
     """Scores of a path's models on data they have not seen, shape (n_ks,)."""
     if scorer is None:
         xp = array_namespace(y)
-        predicted = xp.astype(X @ path.coefs + path.intercepts, xp.float64)
-        squares = (predicted - xp.astype(y, xp.float64)[:, None]) ** 2
+        if y.ndim == 1:
+            squares = _squares(X, y, path.coefs, path.intercepts)
+        else:
+            each = [
+                _squares(X, y[:, t], path.coefs[t, ...], path.intercepts[t, ...])
+                for t in range(int(y.shape[1]))
+            ]
+            squares = xp.mean(xp.stack(each), axis=0)
         if sample_weight is None:
             return -to_host(xp.mean(squares, axis=0))
         weights = xp.astype(sample_weight, xp.float64)

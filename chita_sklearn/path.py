@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_X_y, column_or_1d
@@ -29,8 +29,11 @@ from ._validation import (
 )
 from .core import (
     LeastSquares,
+    SeveralTargets,
+    Solution,
     Status,
     degrees_of_freedom,
+    least_squares,
     residual_sum_of_squares,
     solve_path,
 )
@@ -56,17 +59,19 @@ class ChitaPath:
     ridge : float
         The ridge of all fits.
 
-    coefs : array of shape (n_features, n_ks)
+    coefs : array of shape ([n_targets,] n_features, n_ks)
         Coefficients, a column for each k.
 
-    intercepts : array of shape (n_ks,)
+    intercepts : array of shape ([n_targets,] n_ks)
         Intercepts.
 
-    supports : tuple of arrays of int
-        Indices of the non-zero coefficients for each k, ascending.
+    supports : tuple of arrays of int, or of lists of them
+        Indices of the non-zero coefficients for each k, ascending; of several targets
+        a list with an array for each.
 
     objectives : ndarray of shape (n_ks,)
         F at the solutions, as :class:`ChitaRegressor` defines it; never increasing.
+        Of several targets, here and below, the sum.
 
     lower_bounds : ndarray of shape (n_ks,)
         What F cannot fall below with k features; nan where nothing is known.
@@ -155,6 +160,7 @@ def chita_path(
     always_include: Any = None,
     positive: Any = False,
     groups: Any = None,
+    target_support: str = "separate",
     sample_weight: Any = None,
     solver: str = "auto",
     n_restarts: int = 10,
@@ -183,7 +189,7 @@ def chita_path(
         CSC. Or sums over them: then y and `sample_weight`, which are in them already,
         are None.
 
-    y : array-like of shape (n_samples,) or None
+    y : array-like of shape (n_samples,), (n_samples, n_targets) or None
         Target values.
 
     ks : int or array-like of int
@@ -217,6 +223,11 @@ def chita_path(
         The group of each feature, by any label. k then counts groups: all features of a
         group are chosen, or none (the dummies of a category, the lags of a series).
 
+    target_support : {"separate", "shared", "pooled"}, default="separate"
+        What k means for a two-dimensional y: with "shared" the number of features of
+        all targets together, with "pooled" that of coefficients, see
+        :class:`ChitaRegressor`. "separate" takes one target.
+
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
 
@@ -246,7 +257,8 @@ def chita_path(
     ------
     ValueError
         For a parameter out of range or unfit data, as in :class:`ChitaRegressor`; a
-        two-dimensional y; y or weights beside Moments.
+        two-dimensional y with ``target_support="separate"``; y or weights beside
+        Moments.
     TypeError
         For a parameter of the wrong type.
 
@@ -293,6 +305,7 @@ def chita_path(
         "always_include": always_include,
         "positive": positive,
         "groups": groups,
+        "target_support": target_support,
         "solver": solver,
         "n_restarts": n_restarts,
         "max_iter": max_iter,
@@ -304,7 +317,7 @@ def chita_path(
     if moments is not None:
         names = getattr(moments, "feature_names_in_", None)
         X, y, sample_weight = _without_rows(moments, y, sample_weight)
-        (prior,) = checked_priors(coef_prior, X, y, np)
+        priors = checked_priors(coef_prior, X, y, np)
     else:
         names = _get_feature_names(X)
         X, y, sample_weight, xp = checked_data(
@@ -315,8 +328,9 @@ def chita_path(
             caller="chita_path",
             check=partial(check_X_y, estimator="chita_path"),
         )
-        y = column_or_1d(y, warn=True)
-        (prior,) = checked_priors(coef_prior, X, y, xp)
+        if y.ndim == 1 or y.shape[1] == 1 or target_support == "separate":
+            y = column_or_1d(y, warn=True)
+        priors = checked_priors(coef_prior, X, y, xp)
         X, y, sample_weight = present(X, y, sample_weight)
     constraints = resolved_constraints(
         int(X.shape[1]),
@@ -324,19 +338,20 @@ def chita_path(
         always_include=always_include,
         positive=positive,
         groups=groups,
+        target_support=target_support,
+        n_targets=len(priors),
         solver=solver,
     )
     options: dict[str, Any] = {
         "ridge": float(ridge),
-        "prior": prior,
         "fit_intercept": bool(fit_intercept),
         "standardize": bool(standardize),
         "signs": constraints.signs_like(y),
     }
     if moments is not None:
-        problem: LeastSquares = moments.problem(**options)
+        problem: Any = moments.problem(prior=priors[0], **options)
     else:
-        problem = LeastSquares(X, y, sample_weight=sample_weight, **options)
+        problem = least_squares(X, y, priors, sample_weight=sample_weight, **options)
     path = path_of(
         problem,
         constraints.with_room(resolved_ks(ks, constraints.n_units), ks, "ks"),
@@ -365,7 +380,7 @@ def _without_rows(moments: Moments, y: Any, sample_weight: Any) -> tuple[Any, An
 
 
 def path_of(
-    problem: LeastSquares,
+    problem: Any,
     ks: Sequence[int],
     *,
     ridge: float,
@@ -379,38 +394,63 @@ def path_of(
     """
     solutions = solve_path(problem, ks, bounds=bounds, random_state=seed, **effort)
     values = values_of(solutions, problem.n)
-    xp = problem.xp
-    coefs = [
-        xp.astype(problem.as_given(s.coef), problem.dtype, copy=False)
-        for s in solutions
-    ]
-    scaled = [problem.as_scaled(coef) for coef in coefs]
-    supports = tuple(indices(coef != 0) for coef in coefs)
-    stacked = xp.stack(coefs, axis=1)
-    constants = [problem.intercept(w) for w in scaled]
+    xp, joint = problem.xp, isinstance(problem, SeveralTargets)
+    parts = problem.problems if isinstance(problem, SeveralTargets) else [problem]
+    each = [_target_path(part, t, solutions) for t, part in enumerate(parts)]
+    scaled = [xp.concat([e.scaled[i] for e in each]) for i in range(len(solutions))]
+    supports = [list(S) for S in zip(*(e.supports for e in each), strict=True)]
+    constants = xp.asarray(
+        [e.constants for e in each], dtype=problem.dtype, device=problem.device
+    )
+    stacked = xp.stack([e.coefs for e in each])
     return ChitaPath(
         ks=np.asarray(ks, dtype=np.int64),
         ridge=ridge,
-        coefs=stacked,
-        intercepts=xp.asarray(constants, dtype=problem.dtype, device=problem.device),
-        supports=supports,
+        coefs=stacked if joint else stacked[0, ...],
+        intercepts=constants if joint else constants[0, ...],
+        supports=tuple(supports if joint else (S for (S,) in supports)),
         objectives=values.objectives,
         lower_bounds=values.lower_bounds,
         gaps=values.gaps,
         rss=np.asarray([residual_sum_of_squares(problem, w) for w in scaled]),
         degrees_of_freedom=np.asarray(
-            [degrees_of_freedom(problem, S) for S in supports]
+            [sum(map(degrees_of_freedom, parts, of_targets)) for of_targets in supports]
         ),
         n_iters=np.asarray([s.n_iter for s in solutions], dtype=np.int64),
         statuses=tuple(s.status for s in solutions),
         histories=tuple(s.history for s in solutions),
         n_samples=problem.n,
-        n_features=problem.p,
+        n_features=parts[0].p,
     )
 
 
-def _listed(support: Array, most: int = 10) -> str:
-    """The first indices of a support, as text."""
+class _TargetPath(NamedTuple):
+    """What a path is for one target: an entry for each k."""
+
+    coefs: Array  # shape (p, n_ks), of the columns of X and in its type
+    scaled: list[Array]
+    constants: list[float]
+    supports: list[Array]
+
+
+def _target_path(
+    part: LeastSquares, t: int, solutions: Sequence[Solution]
+) -> _TargetPath:
+    xp, here = part.xp, slice(t * part.p, (t + 1) * part.p)
+    coefs = [
+        xp.astype(part.as_given(s.coef[here]), part.dtype, copy=False)
+        for s in solutions
+    ]
+    scaled = [part.as_scaled(coef) for coef in coefs]
+    constants = [part.intercept(w) for w in scaled]
+    supports = [indices(coef != 0) for coef in coefs]
+    return _TargetPath(xp.stack(coefs, axis=1), scaled, constants, supports)
+
+
+def _listed(support: Any, most: int = 10) -> str:
+    """The first indices of a support, as text; of several targets', one by one."""
+    if isinstance(support, list):
+        return " | ".join(_listed(S, most) for S in support)
     size = int(support.shape[0])
     text = " ".join(str(int(support[t])) for t in range(min(size, most)))
     return text if size <= most else f"{text} ... ({size})"

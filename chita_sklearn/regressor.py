@@ -25,7 +25,6 @@ from ._compat import (
     HAS_ARRAY_API,
     CallbackSupportMixin,
     Number,
-    StrOptions,
     _fit_context,
     check_same_namespace,
     float_dtypes,
@@ -281,7 +280,6 @@ class ChitaRegressor(
             None,
         ],
         "warm_start": ["boolean"],
-        "target_support": [StrOptions({"separate", "shared", "pooled"})],
         **CONSTRAINTS,
     }
 
@@ -743,7 +741,7 @@ class ChitaRegressor(
             always_include=self.always_include,
             positive=self.positive,
             groups=self.groups,
-            target_support=getattr(self, "target_support", "separate"),
+            target_support=self.target_support,
             n_targets=n_targets,
             solver=self.solver,
         )

@@ -654,3 +654,108 @@ def test_a_pooled_warm_start_is_no_worse():
         model = ChitaRegressor(4, target_support=target_support, warm_start=True)
         before = model.set_params(random_state=0).fit(X, Y).objective_
         assert model.fit(X, Y).objective_ <= before * (1 + 1e-12)
+
+
+# --- several targets along k, and in cross-validation ---------------------------------
+
+
+def joint_paths(target_support, n_problems):
+    for seed in range(n_problems):
+        problem = joint_case(seed)
+        if problem.y.shape[1] > 1:
+            size = problem.X.shape[1]
+            size *= problem.y.shape[1] if target_support == "pooled" else 1
+            path = path_of(problem, size, target_support=target_support, n_restarts=3)
+            yield problem, path
+
+
+def test_paths_of_a_shared_support():
+    for problem, path in joint_paths("shared", 60):
+        p = problem.X.shape[1]
+        assert path.n_features == p
+        for t, k in enumerate(path.ks):
+            best = min(problem.at(S) for S in itertools.combinations(range(p), k))
+            coefs = path.coefs[:, :, t]
+            assert np.count_nonzero(np.any(coefs != 0, axis=0)) <= k
+            assert path.objectives[t] == pytest.approx(
+                problem.of(coefs), rel=1e-7, abs=1e-10 * problem.zero
+            )
+            holds(problem, path.objectives[t], path.lower_bounds[t], best)
+            assert not missed(problem, path.objectives[t], best)
+
+
+def test_paths_of_a_pooled_budget():
+    worse, total = [], 0
+    for problem, path in joint_paths("pooled", 15):
+        for t, k in enumerate(path.ks):
+            best = pooled_optimum(problem, k)
+            assert np.count_nonzero(path.coefs[:, :, t]) <= k
+            holds(problem, path.objectives[t], path.lower_bounds[t], best)
+            total += 1
+            if missed(problem, path.objectives[t], best):
+                worse.append((k, path.objectives[t] / best - 1))
+    assert len(worse) <= 0.01 * total, worse
+
+
+def three_targets(n=80):
+    X, y = signals(n)
+    rng = np.random.default_rng(3)
+    other = X[:, 4] + X[:, 9] + 0.5 * rng.standard_normal(n)
+    return X, np.column_stack([y, other, -y + 0.1 * other])
+
+
+def test_several_targets_in_cross_validation():
+    X, Y = three_targets()
+    few = {"ridges": [0.01, 0.1], "cv": 3, "n_restarts": 2, "random_state": 0}
+    model = ChitaRegressorCV(5, target_support="shared", **few).fit(X, Y)
+    assert model.coef_.shape == (3, 20)
+    assert model.intercept_.shape == (3,)
+    assert {4, 9, 11} <= set(model.support_[0].tolist())
+    assert all(np.array_equal(S, model.support_[0]) for S in model.support_)
+    assert model.predict(X).shape == Y.shape
+    # The mean squared error over rows and targets, as scikit-learn has it.
+    scored = ChitaRegressorCV(
+        5, target_support="shared", scoring="neg_mean_squared_error", **few
+    ).fit(X, Y)
+    np.testing.assert_allclose(scored.score_path_, model.score_path_, rtol=1e-10)
+    pooled = ChitaRegressorCV(8, target_support="pooled", **few).fit(X, Y)
+    assert np.count_nonzero(pooled.coef_) <= pooled.k_ <= 8
+    assert pooled.to_numpy().path_.supports[3][0].tolist() == (
+        pooled.path_.supports[3][0].tolist()
+    )
+    assert " | " in str(pooled.path_)
+    # Sparse, weighted, a group at a time.
+    labels, weights = np.repeat(np.arange(10), 2), np.linspace(0.5, 2, 80)
+    more = {"target_support": "shared", "groups": labels} | few
+    dense = ChitaRegressorCV(4, **more).fit(X, Y, weights)
+    sparse = ChitaRegressorCV(4, **more).fit(scipy.sparse.csr_array(X), Y, weights)
+    np.testing.assert_allclose(sparse.coef_, dense.coef_, atol=1e-10)
+
+
+def test_several_targets_are_refused_where_each_would_have_its_own_path():
+    X, Y = three_targets()
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        chita_path(X, Y, 3)
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        ChitaRegressorCV(3).fit(X, Y)
+    pattern = "criterion='ebic' and target_support cannot be combined: a criterion"
+    with pytest.raises(ValueError, match=pattern):
+        ChitaRegressorCV(3, criterion="ebic", target_support="shared").fit(X, Y)
+
+
+@pytest.mark.parametrize("target_support", ["shared", "pooled"])
+def test_several_targets_and_groups_on_torch(target_support):
+    torch = pytest.importorskip("torch")
+    from chita_sklearn.core import Cardinality, Groups, SeveralTargets, solve
+    from chita_sklearn.core import least_squares as joined_problem
+
+    X, Y = three_targets()
+    found = []
+    for to in (np.asarray, torch.asarray):
+        problem = joined_problem(to(X), to(Y), [None] * 3, ridge=0.1)
+        assert isinstance(problem, SeveralTargets)
+        pattern = Groups(3, np.tile(np.repeat(np.arange(10), 2), 3))
+        pattern = pattern if target_support == "shared" else Cardinality(7)
+        found.append(solve(problem, pattern, random_state=0))
+    np.testing.assert_allclose(np.asarray(found[1].coef), found[0].coef, atol=1e-9)
+    assert found[1].gap == pytest.approx(found[0].gap, abs=1e-9)

@@ -263,6 +263,9 @@ def _regression():
         lambda: Groups(1, [0, 1], [0, 1]),
         lambda: fit(groups=[0, 1]),
         lambda: fit(groups=[0] * 6, positive=True),
+        lambda: PathDisplay.from_path(
+            chita_path(X, np.column_stack([Y, X]), 2, target_support="shared")
+        ),
         lambda: fit(solver="dual", positive=True),
         lambda: solve(blocks, Cardinality(2), solver="swap"),
         lambda: backsolver(SimpleNamespace(structure="diagonal")),

@@ -16,7 +16,7 @@ from .problem.block_diagonal import BlockLeastSquares
 from .problem.factored import Factored
 from .problem.least_squares import LeastSquares
 from .problem.many_targets import BlockDiagonal, ManyTargets
-from .problem.several_targets import SeveralTargets
+from .problem.several_targets import SeveralTargets, least_squares
 from .solution import Solution, Status
 from .solve import solve
 
@@ -39,6 +39,7 @@ __all__ = [
     "WithFloor",
     "degrees_of_freedom",
     "fit_support",
+    "least_squares",
     "residual_sum_of_squares",
     "solve",
     "solve_path",

@@ -19,6 +19,7 @@ from .arrays import Array, indices, mask_of, to_host
 from .improvers.swaps import swaps
 from .patterns.matroids import Cardinality, Pattern
 from .plans import choose, passes
+from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import unsolved
 from .search.local_search import backward
@@ -31,7 +32,7 @@ ROUNDING = 1e-12  # of n F(0): what an objective that serves as a bound may be o
 
 
 def solve_path(
-    problem: LeastSquares,
+    problem: Any,
     ks: Sequence[int],
     *,
     pattern_of: Callable[[int], Pattern] = Cardinality,
@@ -46,7 +47,7 @@ def solve_path(
 
     Parameters
     ----------
-    problem : LeastSquares
+    problem : LeastSquares or SeveralTargets
         The quadratic.
     ks : sequence of int
         Numbers of coordinates, ascending and distinct.
@@ -96,17 +97,18 @@ class _Path:
 
     def __init__(
         self,
-        problem: LeastSquares,
+        problem: Any,
         ks: Sequence[int],
         patterns: list[Pattern],
         options: dict[str, Any],
     ) -> None:
         self._problem, self._ks, self._options = problem, ks, options
         self._patterns = patterns
-        self._by_swaps = [
-            choose(problem, pattern, options["solver"])[0] == "swap"
-            and problem.signs is None
-            for pattern in self._patterns
+        names = [choose(problem, pattern, options["solver"])[0] for pattern in patterns]
+        signed = problem.signs is not None
+        self._by_swaps = [name == "swap" and not signed for name in names]
+        self._bounded_alone = [
+            signed or name in ("groups", "targets") for name in names
         ]
         self._correlation = problem.correlation()
         self._solutions = [self._alone(i) for i in range(len(ks))]
@@ -146,7 +148,7 @@ class _Path:
                 return False
             start = swapped.coef
         options = {**self._options, "n_restarts": 0}
-        if self._problem.signs is not None:
+        if self._bounded_alone[i]:
             options["bounds"] = False  # the bound known holds for it as well
         found = solve(self._problem, self._patterns[i], start=start, **options)
         if not found.objective < enough:
@@ -215,7 +217,7 @@ def _larger(a: float, b: float) -> float:
     return b if math.isnan(a) else a if math.isnan(b) else max(a, b)
 
 
-def residual_sum_of_squares(problem: LeastSquares, coef: Array) -> float:
+def residual_sum_of_squares(problem: Rows, coef: Array) -> float:
     """||b - A w||^2, or 0 where that is rounding. One pass over X."""
     r = problem.residual(problem.xp.astype(coef, problem.xp.float64))
     rss = float(r @ r)

@@ -20,7 +20,7 @@ from .improvers.dual import certify, costly, dual, rough_enough, with_bound
 from .improvers.enumerate import enumerate_supports
 from .improvers.groups import search_groups
 from .improvers.iht import iht
-from .improvers.pooled import restart_pooled
+from .improvers.pooled import search_pooled
 from .improvers.restarts import Restarts
 from .improvers.signed import bound_signed, search_signed
 from .improvers.swaps import swaps
@@ -345,14 +345,18 @@ def _groups(
 def _bounded(
     problem: Any, pattern: Pattern, found: Solution, max_iter: int, tol: float
 ) -> Solution:
-    """Attach the better of two bounds: from the moments, and by dual ascent.
+    """Attach a bound: from the moments of few columns, else by dual ascent.
 
-    The second only where mu is large enough for one.
+    The first takes what H has of its own into the ridge. The second only where mu is
+    large enough for one.
     """
     parts = problem.problems if problem.has_moments else [problem]
     if parts[0].p <= MOMENTS_UP_TO and not _means_dwarf(parts[0]):
         moments = moments_of(parts)
-        found = with_bound(found, bound_of(moments, pattern, found, PROOF_STEPS))
+        known = bound_of(moments, pattern, found, PROOF_STEPS)
+        if known > -math.inf:
+            found = with_bound(found, max(known, 0.0))
+        return certify(problem, pattern, found)
     if problem.mu == 0 or found.status is Status.STOPPED or not _provable(problem):
         return certify(problem, pattern, found)
     status = found.status
@@ -379,18 +383,20 @@ def _targets(
     rng: np.random.Generator,
     on_step: OnStep | None,
 ) -> Solution:
-    moments = problem.moments()
-    found = search_targets(moments, pattern, solution, on_step=on_step)
-    support, note = found.support, "stopped"
-    if found.status is not Status.STOPPED:
-        support, note = restart_pooled(moments, support, n_restarts, rng)
-    refitted = backsolve(problem, unsolved(problem, support))
-    found = replace(
-        refitted,
-        n_iter=found.n_iter,
-        history=(found.history[0], note),
-        status=found.status if found.status is Status.STOPPED else refitted.status,
-    )
+    moments, k = problem.moments(), pattern.size
+    support = None if solution is None else solution.support
+    history: tuple[str, ...] = ()
+    if k > FEW_NONZEROS and (solution is None or n_restarts):
+        found = search_targets(moments, pattern, solution, on_step=on_step)
+        support, history = found.support, found.history[:1]
+        if found.status is Status.STOPPED:
+            best = backsolve(problem, unsolved(problem, support))
+            return replace(best, status=Status.STOPPED, history=history)
+    support, note = search_pooled(moments, k, support, n_restarts, rng)
+    found = backsolve(problem, unsolved(problem, support))
+    found = replace(found, history=(*history, note))
+    if on_step is not None and on_step(found.coef):
+        found = replace(found, status=Status.STOPPED)
     return _bounded(problem, pattern, found, max_iter, tol) if bounds else found
 
 

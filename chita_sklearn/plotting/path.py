@@ -225,6 +225,12 @@ class PathDisplay:
         PathDisplay
             The display, drawn.
         """
+        if path.coefs.ndim != 2:
+            msg = (
+                f"The path is of {path.coefs.shape[0]} targets, and a display draws "
+                "one. Pass a path of one target."
+            )
+            raise ValueError(msg)
         host = path.to_numpy()
         features = np.unique(np.concatenate(host.supports)).astype(np.int64)
         display = cls(

@@ -1,8 +1,8 @@
-"""Restarts for one budget over several targets of one X.
+"""One budget over several targets of one X: exchanges and restarts.
 
-`targets` ends where no exchange gains, within a target or between two. A restart drops
-some coefficients at random, lets a random other in, and adds the best ones of whichever
-targets until the budget is spent; then exchanges again.
+The best coefficients of whichever targets join until the budget is spent; then they are
+exchanged, within a target and between two, until that gains nothing. A restart drops
+some at random, lets a random other in, and goes on from there.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from .targets import EXCHANGED, ROUNDS
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
 
-def restart_pooled(
+def search_pooled(
     problem: ManyTargets,
-    support: Array,
+    size: int,
+    support: Array | None,
     n_restarts: int,
     rng: np.random.Generator,
 ) -> tuple[Array, str]:
@@ -28,9 +29,11 @@ def restart_pooled(
     Parameters
     ----------
     problem : ManyTargets
-        Any number of coefficients as large as the support's may be spent anywhere.
-    support : array of bool, shape (p,)
-        Where to start.
+        What to minimise.
+    size : int
+        How many coefficients there may be, of whichever targets.
+    support : array of bool, shape (p,), or None
+        Where to start; None selects forward.
     n_restarts : int
         Restarts in a row that fail before the search ends.
     rng : numpy.random.Generator
@@ -42,10 +45,11 @@ def restart_pooled(
     Memory: s d numbers for each target; nothing is done beyond half a gigabyte.
     """
     d, t = problem.d, problem.t
-    mask = to_host(support).reshape(t, d)
-    size, room = int(mask.sum()), mask.size
-    if not 0 < size < room or (size + t * d) * d > EXCHANGED:
-        return support, "restarts: none"
+    mask = np.zeros((t, d), dtype=bool)
+    if support is not None:
+        mask = to_host(support).reshape(t, d)
+        if (size + t * d) * d > EXCHANGED:
+            return support, "restarts: none"
     H = to_host(problem.G) + problem.mu * np.eye(d)
     C, weights = to_host(problem.C), to_host(problem.weights)
 

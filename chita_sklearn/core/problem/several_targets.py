@@ -9,6 +9,7 @@ quadratic of blocks, which share A.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..arrays import Array
 from .block_diagonal import BlockLeastSquares
@@ -44,6 +45,18 @@ class SeveralTargets(BlockLeastSquares):
     def moments(self) -> ManyTargets:
         """The same problem from its Gram matrix: see `moments_of`."""
         return moments_of(self.problems)
+
+
+def least_squares(
+    X: Any, y: Array, priors: Sequence[Array | None], *, ridge: float = 0.0, **of: Any
+) -> LeastSquares | SeveralTargets:
+    """The problem of one target, or of all columns of a two-dimensional y together."""
+    if y.ndim == 1:
+        return LeastSquares(X, y, ridge=ridge, prior=priors[0], **of)
+    problems = [LeastSquares(X, y[:, 0], ridge=ridge, prior=priors[0], **of)]
+    for t in range(1, int(y.shape[1])):
+        problems.append(problems[0].with_target(y[:, t], ridge=ridge, prior=priors[t]))
+    return SeveralTargets(problems)
 
 
 def moments_of(problems: Sequence[LeastSquares]) -> ManyTargets:
