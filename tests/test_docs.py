@@ -516,17 +516,30 @@ def test_the_constraints_of_the_guide_do_what_it_says():
     assert not failed
 
 
+def snippets_for_contributors():
+    text = (DOCS / "contributing.rst").read_text(encoding="utf-8")
+    found = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", text)
+    return [re.sub(r"^   ", "", code, flags=re.MULTILINE) for code in found]
+
+
 def test_the_pattern_of_the_contributors_guide_works():
     from chita_sklearn.core import LeastSquares, solve
 
-    text = (DOCS / "contributing.rst").read_text(encoding="utf-8")
-    code = re.search(r"   import numpy.*?class EveryOther.*?\n\n``is_", text, re.DOTALL)
     names = {}
-    exec(re.sub(r"^   ", "", code.group().removesuffix("``is_"), flags=re.M), names)
+    exec(snippets_for_contributors()[0], names)
     for solver in ("swap", "dual", "iht"):
         problem = LeastSquares(X, Y + X[:, 2], ridge=1e-3)
         solution = solve(problem, names["EveryOther"](2, 6), solver=solver)
         assert np.flatnonzero(solution.coef).tolist() == [0, 2]
+
+
+def test_the_improver_of_the_contributors_guide_works():
+    names = {}
+    exec(snippets_for_contributors()[1], names)
+    assert np.flatnonzero(names["found"].coef).tolist() == [3, 5]
+    again = names["screening"](names["problem"], names["Cardinality"](2), None)
+    kept = names["screening"](names["problem"], names["Cardinality"](1), again)
+    assert kept is again
 
 
 def test_every_table_that_the_benchmarks_page_names_exists():
