@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import io
 import os
+import re
 import subprocess
 import sys
 import tokenize
@@ -309,3 +310,12 @@ def test_scripts_import_only_what_exists(folder):
     ]
     assert ours
     assert [(path.name, name) for path, name in ours if not importable(name)] == []
+
+
+def test_every_file_that_states_the_version_states_the_same():
+    if not (ROOT / "CITATION.cff").exists():
+        pytest.skip("not in this distribution")
+    for name in ("CITATION.cff", "recipe/recipe.yaml"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        stated = re.findall(r'^ *version: "?([\d.]+)"?$', text, re.MULTILINE)
+        assert stated == [chita_sklearn.__version__], name
