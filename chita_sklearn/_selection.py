@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from .core.arrays import to_host
 from .criteria import aic, bic, ebic
 from .path import ChitaPath
 
@@ -47,14 +48,23 @@ def by_criterion(
     ridges: list[float],
     name: str,
     room: int,
+    labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Choose by an information criterion on all data, fewer than `room` non-zeros."""
+    """Choose by an information criterion on all data, fewer than `room` non-zeros.
+
+    With `labels`, the groups of the features, the models counted are sets of groups.
+    """
     n, p = paths[0].n_samples, paths[0].n_features
     rss = np.concatenate([path.rss for path in paths])
     df = np.concatenate([path.degrees_of_freedom for path in paths])
     size = np.asarray([S.shape[0] for path in paths for S in path.supports])
     if name == "ebic":
-        values = ebic(n, rss, size, n_features=p, df=df)
+        chosen = size
+        if labels is not None:
+            p = int(labels.max()) + 1
+            supports = (to_host(S) for path in paths for S in path.supports)
+            chosen = np.asarray([len(np.unique(labels[S])) for S in supports])
+        values = ebic(n, rss, chosen, n_features=p, df=df)
     else:
         values = {"aic": aic, "bic": bic}[name](n, rss, df)
     loss = np.where(size < max(room, 1), values, np.inf)
@@ -67,9 +77,9 @@ def by_criterion(
         name: values,
         f"rank_{name}": rankdata(loss, method="min").astype(np.int64),
     }
-    chosen = _chosen(loss, results, ks, ridges)
+    best = _chosen(loss, results, ks, ridges)
     values = values.reshape(len(ridges), len(ks))
-    return {**chosen, "criterion_path_": values}
+    return {**best, "criterion_path_": values}
 
 
 def _chosen(

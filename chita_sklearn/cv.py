@@ -609,7 +609,8 @@ class ChitaRegressorCV(ChitaRegressor):
             path = _at_ridge(whole(), fitted["ridge_"], search)
         else:
             room = n_rows - bool(self.fit_intercept)
-            fitted = by_criterion(found, ks, ridges, self.criterion, room)
+            labels = grid.constraints.labels
+            fitted = by_criterion(found, ks, ridges, self.criterion, room, labels)
             path = found[ridges.index(fitted["ridge_"])]
         # Out of here, the fit and its two decorators: to the caller's line.
         warn_of(path.statuses, partial(at_k, path.ks), stacklevel=5)

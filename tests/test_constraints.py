@@ -15,7 +15,7 @@ import pytest
 import scipy.optimize
 import scipy.sparse
 
-from chita_sklearn import ChitaRegressor, ChitaRegressorCV, chita_path
+from chita_sklearn import ChitaRegressor, ChitaRegressorCV, chita_path, ebic
 
 N_PROBLEMS = 200
 
@@ -759,3 +759,40 @@ def test_several_targets_and_groups_on_torch(target_support):
         found.append(solve(problem, pattern, random_state=0))
     np.testing.assert_allclose(np.asarray(found[1].coef), found[0].coef, atol=1e-9)
     assert found[1].gap == pytest.approx(found[0].gap, abs=1e-9)
+
+
+def test_a_criterion_counts_sets_of_groups():
+    X, y = signals()
+    labels = np.repeat(np.arange(10), 2)
+    model = ChitaRegressorCV(4, [1e-3], criterion="ebic", groups=labels).fit(X, y)
+    path = model.path_
+    for t, k in enumerate(path.ks):
+        df = path.degrees_of_freedom[t]
+        value = ebic(80, path.rss[t], int(k), n_features=10, df=df)
+        assert model.criterion_path_[0, t] == pytest.approx(value, rel=1e-12)
+    assert set(labels[model.support_]) == {2, 5}
+
+
+def test_callbacks_see_the_model_of_all_targets():
+    pytest.importorskip("sklearn.callback")
+    seen = []
+
+    class Watch:
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+            seen.append(fitted_estimator.coef_.shape)
+
+    X, Y = three_targets()
+    for target_support in ("shared", "pooled"):
+        model = ChitaRegressor(4, target_support=target_support, n_restarts=1)
+        model.set_callbacks(Watch()).fit(X, Y)
+    assert len(seen) >= 4
+    assert set(seen) == {(3, 20)}
