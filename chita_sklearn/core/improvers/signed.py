@@ -79,7 +79,7 @@ def search_signed(
     pairs, and O(s^3) for each pair that is refitted.
     """
     xp, p, k = problem.xp, problem.p, pattern.size
-    room = min(p, max(ROOM * k, k + MORE, problem.side() if p <= problem.side() else 0))
+    room = p if p <= problem.side() else min(p, max(ROOM * k, k + MORE))
     g, signs = problem.correlation(), problem.signs
     S = np.empty(0, dtype=np.intp)
     if solution is not None:
