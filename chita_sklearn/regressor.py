@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from functools import partial
-from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -391,13 +390,10 @@ class ChitaRegressor(
             signs=constraints.signs_like(y),
         )
         # What depends on X alone is computed once.
-        others = (
-            first.with_target(target, ridge=ridge, prior=prior)
-            for target, prior in zip(targets[1:], priors[1:], strict=True)
-        )
+        problems = first.with_targets(targets[1:], ridge=ridge, priors=priors[1:])
         outcome = Targets(X, y, xp)
         fitted = self._solved(
-            chain([first], others),
+            problems,
             outcome,
             k,
             constraints,

@@ -398,3 +398,38 @@ def test_products_with_a_view_that_no_product_takes_are_made_in_blocks(
     for cols in (slice(None), slice(3, 500)):
         assert np.allclose(data.tdot(r, cols, rough), X[:, cols].T.astype(float) @ r)
     assert 0 < largest < X.size
+
+
+def test_many_targets_of_one_x_are_factored_together(oracle, monkeypatch):
+    rng = np.random.default_rng(5)
+    X, Y = rng.standard_normal((900, 12)) + 3.0, rng.standard_normal((900, 7))
+    Y[:, 0] += X[:, 2]
+    weights = rng.uniform(0.5, 2.0, 900)
+    priors = [None, *rng.standard_normal((6, 12))]
+    first = LeastSquares(
+        X, Y[:, 0], ridge=0.1, sample_weight=weights, fit_intercept=True
+    )
+    problems = first.with_targets(Y.T[1:], ridge=0.1, priors=priors[1:])
+    reads = []
+    rows = type(first._data).rows
+    monkeypatch.setattr(
+        type(first._data),
+        "rows",
+        lambda self, part: reads.append(self.shape[0]) or rows(self, part),
+    )
+    for problem, y, prior in zip(problems, Y.T, priors, strict=True):
+        part = problem.reduced(1000)
+        assert part.n_rows == 13
+        case = oracle.case(0, 900, 12, intercept=True)
+        case = case.but(X=X, y=y, ridge=0.1, prior=prior, weights=weights)
+        for _ in range(3):
+            w = rng.standard_normal(12)
+            assert part.objective(w) == pytest.approx(case.objective(w), rel=1e-12)
+    assert sum(reads) == 900 * len(reads)
+    assert len(reads) <= -(-900 // 32)  # X once, not once a target
+    # A copy on other columns is on its own.
+    few = problems[1].restrict(np.arange(3)).reduced(1000)
+    w = rng.standard_normal(3)
+    both = problems[1].objective(np.concatenate([w, np.zeros(9)]))
+    rest = 0.5 * problems[1].mu * float(priors[1][3:] @ priors[1][3:])
+    assert few.objective(w) == pytest.approx(both - rest, rel=1e-12)

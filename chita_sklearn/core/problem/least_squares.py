@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import scipy.sparse
@@ -30,6 +31,9 @@ SIDE_LEAST = 1000  # of a Gram matrix: 8 MB are of no account
 # are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
 # every COLUMNS_A_PASS columns.
 TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
+TALL_LEAST = (
+    2**22
+)  # bytes that X counts as, at least, where many targets share a factor
 # Lengths of the longest column of A and of b between which the squares of their
 # products, which gains are, are neither rounded to zero nor too large for a float.
 SHORTEST, LONGEST = 1e-70, 1e70
@@ -153,6 +157,7 @@ class LeastSquares(Rows):
         # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
         self._factor: list[Array] = []
+        self._beside: list[LeastSquares] = [self]  # those it is factored with
 
     def _standardize(self) -> None:
         """Divide A by the standard deviations of its columns, without forming it."""
@@ -203,8 +208,22 @@ class LeastSquares(Rows):
             other._whole = self._whole.with_target(ridge=ridge, prior=prior)
         elif y is not None:
             other._take_target(self.xp.astype(y, self.xp.float64))
-            other._factor = []
+            other._factor, other._beside = [], [other]
         return other
+
+    def with_targets(
+        self, targets: Sequence[Array], *, ridge: float, priors: Sequence[Array | None]
+    ) -> list[LeastSquares]:
+        """Return this problem and, of the same X, one for each other target.
+
+        One factor of [A, b_1, ..., b_t] serves them all, if X is to be reduced.
+        """
+        pairs = zip(targets, priors, strict=True)
+        others = [self.with_target(y, ridge=ridge, prior=prior) for y, prior in pairs]
+        problems = [self, *others]
+        for problem in problems:
+            problem._beside = problems
+        return problems
 
     def _take_target(self, y: Array) -> None:
         """Set b and, with an intercept, the mean of y."""
@@ -237,11 +256,15 @@ class LeastSquares(Rows):
         xp, size, data = self.xp, self.p + 1, self._data
         if not self._factor:
             cost = TO_FACTOR + self.p / COLUMNS_A_PASS
+            together, own = len(self._beside), data.nbytes
+            if together > 1:  # their searches would each read X again
+                own = max(own, TALL_LEAST)
+                cost += together / COLUMNS_A_PASS
             # A pass over a sparse X is shorter, the factor is not.
-            small = 8 * size**2 * TALL <= data.nbytes
-            if not small or passes * data.density < cost:
+            small = 8 * (self.p + together) ** 2 * TALL <= own
+            if not small or passes * together * data.density < cost:
                 return self
-            self._factor.append(self._triangular())
+            self._factor_all()
         R = self._factor[0]
         other = copy.copy(self)
         other._data, other.n_rows = Dense(R[:, : self.p]), size
@@ -251,15 +274,35 @@ class LeastSquares(Rows):
         h, raw = self.column_norms(), self.raw_norms()
         # Each column of A is off by some eps of its length before centring, then by
         # n_rows size eps of its length at most (Higham, Accuracy and Stability, 19.3).
-        other.terms = 2 * self.n_rows * size
+        other.terms = 2 * self.n_rows * (self.p + len(self._beside))
         other._raw = (xp.sqrt(h) + 4 * xp.sqrt(raw) / other.terms) ** 2
         other._m = other._y_bar = other._s = other._d = None
         other._whole = self
         return other
 
-    def _triangular(self) -> Array:
-        """R of [A, b] = Q R, shape (p + 1, p + 1)."""
-        xp, p, size = self.xp, self.p, self.p + 1
+    def _factor_all(self) -> None:
+        """Leave R of [A, b] = Q R, shape (p + 1, p + 1), with all it is factored with.
+
+        In the factor of A and all targets, the rows below the first p are zero but in
+        the columns of the targets: for one of them, what is there has a length, and no
+        more of it matters.
+        """
+        xp, p, problems = self.xp, self.p, self._beside
+        whole = self._triangular(xp.stack([q.b for q in problems]))
+        for i, problem in enumerate(problems):
+            column = whole[:, p + i]
+            if len(problems) == 1:
+                problem._factor.append(whole)
+                continue
+            R = xp.zeros((p + 1, p + 1), dtype=xp.float64, device=self.device)
+            R[:, :p] = whole[: p + 1, :p]
+            R[:p, p] = column[:p]
+            R[p, p] = xp.linalg.vector_norm(column[p:])
+            problem._factor.append(R)
+
+    def _triangular(self, targets: Array) -> Array:
+        """R of [A, B] = Q R, for targets B of shape (t, n_rows)."""
+        xp, p, size = self.xp, self.p, self.p + int(targets.shape[0])
         # Transposed: its columns, and those of the rows that join it, are contiguous.
         zeros = xp.zeros((size, size), dtype=xp.float64, device=self.device)
         R = xp.matrix_transpose(zeros)
@@ -273,7 +316,7 @@ class LeastSquares(Rows):
                 new[:p, :] -= self._m[:, None]
             if self._d is not None:
                 new[:p, :] *= self._d[rows]
-            new[p, :] = self.b[rows]
+            new[p:, :] = targets[:, rows]
             R = joined(R, xp.matrix_transpose(new))
         return R
 
@@ -469,7 +512,7 @@ class LeastSquares(Rows):
             (self.prior, self._m, self._norms, self._raw, self.scale, self.signs),
         )
         part._unscaled_m = part._m
-        part.grams, part._factor = [], []
+        part.grams, part._factor, part._beside = [], [], [part]
         return part
 
     def thinned(self, step: int) -> LeastSquares:  # noqa: D102
@@ -482,7 +525,8 @@ class LeastSquares(Rows):
         if self._s is not None and self._d is not None:
             other._s, other._d = self._s[::step], self._d[::step]
         other.mu, other.n = self.mu / step, self.n / step
-        other._norms, other.grams, other._factor = None, [], []
+        other._norms, other.grams = None, []
+        other._factor, other._beside = [], [other]
         return other
 
     def raw_norms(self) -> Array:
