@@ -161,7 +161,7 @@ def test_required_features_are_chosen_and_the_rest_is_the_best(solver):
         holds(problem, model.objective_, model.lower_bound_, best)
         if missed(problem, model.objective_, best):
             worse.append((seed, k, model.objective_ / best - 1))
-    assert len(worse) <= (0 if solver == "auto" else 0.01 * N_PROBLEMS), worse
+    assert not worse
 
 
 @pytest.mark.parametrize("solver", ["dual", "iht", "dense", "admm", "exact"])
@@ -184,7 +184,7 @@ def test_every_solver_keeps_required_features(solver):
 
 
 def test_paths_keep_required_features():
-    for seed in range(0, N_PROBLEMS, 2):
+    for seed in range(0, N_PROBLEMS, 4):
         problem = case(seed)
         p = problem.X.shape[1]
         required = required_of(seed, p)
@@ -294,12 +294,12 @@ def test_signs_are_kept_and_the_support_is_the_best():
         holds(problem, model.objective_, model.lower_bound_, best)
         if missed(problem, model.objective_, best):
             worse.append((seed, k, model.objective_ / best - 1))
-    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+    assert not worse
 
 
 def test_paths_keep_signs():
     worse = []
-    for seed in range(0, N_PROBLEMS, 2):
+    for seed in range(0, N_PROBLEMS, 4):
         problem = case(seed)
         p = problem.X.shape[1]
         positive, signs = signs_of(seed, p)
@@ -312,7 +312,7 @@ def test_paths_keep_signs():
             holds(problem, path.objectives[t], path.lower_bounds[t], best)
             if missed(problem, path.objectives[t], best):
                 worse.append((seed, k, path.objectives[t] / best - 1))
-    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+    assert not worse
 
 
 def test_signs_and_required_features_together():
@@ -442,7 +442,7 @@ def test_a_shared_support_is_the_best_for_the_sum():
         holds(problem, objective, bound, best)
         if missed(problem, objective, best):
             worse.append((seed, k, objective / best - 1))
-    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+    assert not worse
 
 
 def test_a_shared_support_with_required_features():
@@ -495,7 +495,7 @@ def test_a_pooled_budget_is_spent_where_it_gains_most():
         holds(problem, objective, bound, best)
         if missed(problem, objective, best):
             worse.append((seed, k, t, objective / best - 1))
-    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+    assert not worse
 
 
 # --- groups ---------------------------------------------------------------------------
@@ -544,11 +544,11 @@ def test_groups_are_whole_and_the_best(targets, required):
         holds(problem, model.objective_, model.lower_bound_, best)
         if missed(problem, model.objective_, best):
             worse.append((seed, k, model.objective_ / best - 1))
-    assert len(worse) <= 0.01 * N_PROBLEMS, worse
+    assert not worse
 
 
 def test_paths_of_groups():
-    for seed in range(0, N_PROBLEMS, 2):
+    for seed in range(0, N_PROBLEMS, 4):
         problem = case(seed)
         labels = labels_of(seed, problem.X.shape[1])
         path = path_of(problem, 8, groups=labels, n_restarts=3)
@@ -670,7 +670,7 @@ def joint_paths(target_support, n_problems):
 
 
 def test_paths_of_a_shared_support():
-    for problem, path in joint_paths("shared", 60):
+    for problem, path in joint_paths("shared", 30):
         p = problem.X.shape[1]
         assert path.n_features == p
         for t, k in enumerate(path.ks):
@@ -686,7 +686,7 @@ def test_paths_of_a_shared_support():
 
 def test_paths_of_a_pooled_budget():
     worse, total = [], 0
-    for problem, path in joint_paths("pooled", 15):
+    for problem, path in joint_paths("pooled", 8):
         for t, k in enumerate(path.ks):
             best = pooled_optimum(problem, k)
             assert np.count_nonzero(path.coefs[:, :, t]) <= k
@@ -694,7 +694,7 @@ def test_paths_of_a_pooled_budget():
             total += 1
             if missed(problem, path.objectives[t], best):
                 worse.append((k, path.objectives[t] / best - 1))
-    assert len(worse) <= 0.01 * total, worse
+    assert not worse, total
 
 
 def three_targets(n=80):

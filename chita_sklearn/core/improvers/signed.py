@@ -31,7 +31,7 @@ from ..refit.nonnegative import nonnegative, signed_backsolve
 from ..search.cone import Cone, exchange_bounds, leaving
 from ..search.working_set import WorkingSet
 from ..solution import Solution, Status
-from .dual import Dual, with_bound
+from .dual import HOPELESS, SHRINK, Dual, costly, with_bound
 
 ROOM, MORE = 6, 150  # columns of a working set: ROOM k, and k + MORE, at least
 ROUNDS = 20  # working sets at most
@@ -191,32 +191,37 @@ def bound_signed(
     """Attach a lower bound, the best that some steps of dual ascent reach."""
     xp, space, function = problem.xp, problem.space, Dual(problem, pattern)
     z = xp.astype(solution.support, xp.float64)
-    alpha = problem.residual(solution.coef)
-    u = problem.rmatvec(alpha)
-    best = with_bound(solution, max(function.bound(alpha), 0.0))
-    g = problem.correlation()
-    t = 0
-    while t < steps and not best.gap <= tol:
+    alpha, w = problem.residual(solution.coef), solution.coef
+    u, g = problem.rmatvec(alpha), problem.correlation()
+    values = [float(function.value(alpha, u))]
+    t, near, dear = 0, (1 - tol) * solution.objective, costly(problem)
+    while t < steps and values[-1] < near:
         t += 1
         share = 3.0 / (t + 3)
         mask = space.best_mask(pattern, function.scores(u))
         z = (1.0 - share) * z + share * xp.astype(mask, xp.float64)
-        largest = space.top_k(z, MIXED) & (z > 0)
-        z = xp.where(largest, z, xp.zeros_like(z))
-        to = problem.residual(_relaxed(problem, z, g))
+        z = xp.where(space.top_k(z, MIXED), z, xp.zeros_like(z))
+        w = _relaxed(problem, z, g, w)
+        to = problem.residual(w)
         alpha, u, value = function.climb(alpha, u, to, problem.rmatvec(to))
-        if float(value) > best.lower_bound:
-            best = with_bound(best, max(function.bound(alpha), 0.0))
+        values.append(float(value))
+        if dear and t >= HOPELESS and values[t] < SHRINK * values[t - HOPELESS] <= 0:
+            break  # too small a ridge to prove anything with
+    best = with_bound(solution, max(function.bound(alpha), 0.0))
     note = f"dual ascent: {t} steps, proven gap {best.gap:.2%}"
     return replace(best, history=(*best.history, note))
 
 
-def _relaxed(problem: LeastSquares, z: Array, g: Array) -> Array:
-    """The minimiser with signs where the ridge on w_j is divided by the weight z_j."""
+def _relaxed(problem: LeastSquares, z: Array, g: Array, near: Array) -> Array:
+    """The minimiser with signs where the ridge on w_j is divided by the weight z_j.
+
+    `near` are coefficients that differ from zero mostly where it does.
+    """
     xp, S = problem.xp, indices(z > 0)
     root = to_host(xp.sqrt(xp.take(z, S)))
     H = to_host(problem.select(S).gram()) * root * root[:, None]
     H[np.diag_indices(len(root))] += problem.mu
     signs = to_host(xp.take(problem.signs, S))
-    v = nonnegative(H, root * to_host(xp.take(g, S)), signs)
+    start = to_host(xp.take(near, S) != 0)
+    v = nonnegative(H, root * to_host(xp.take(g, S)), signs, start)
     return scatter(problem.p, S, xp.asarray(root * v, device=problem.device))
