@@ -25,11 +25,6 @@ def test_an_interrupt_at_any_line_changes_nothing(arguments):
     assert fault is None
 
 
-@pytest.mark.slow
-def test_five_hundred_interruptions():
-    assert interruptions.main(["--count", "500"]) == 0
-
-
 class Logged(Transaction):
     def __init__(self, log, at_begin=False, at_end=False):
         super().__init__()
