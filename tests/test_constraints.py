@@ -183,6 +183,26 @@ def test_every_solver_keeps_required_features(solver):
             assert not missed(problem, model.objective_, best)
 
 
+def test_branch_and_bound_with_required_features():
+    # Without a ridge it is the best subset of what the required ones leave of the rest.
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((60, 25)) + rng.standard_normal((60, 1))
+        y = X @ rng.standard_normal(25) + 3 * rng.standard_normal(60)
+        plain = {"ridge": 0.0, "fit_intercept": False, "solver": "exact", "tol": 1e-8}
+        model = ChitaRegressor(8, always_include=[3, 7], **plain).fit(X, y)
+        assert "branch and bound" in model.solver_history_[-1]
+        Q, _ = np.linalg.qr(X[:, [3, 7]])
+        rest = np.delete(np.arange(25), [3, 7])
+        left = X[:, rest] - Q @ (Q.T @ X[:, rest])
+        other = ChitaRegressor(6, **plain).fit(left, y - Q @ (Q.T @ y))
+        assert {3, 7} <= set(model.support_.tolist())
+        assert model.gap_ <= 1e-8
+        assert other.gap_ <= 1e-8
+        assert model.objective_ == pytest.approx(other.objective_, rel=1e-9)
+        assert set(rest[other.support_]) == set(model.support_) - {3, 7}
+
+
 def test_paths_keep_required_features():
     for seed in range(0, N_PROBLEMS, 4):
         problem = case(seed)

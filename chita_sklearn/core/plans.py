@@ -26,7 +26,7 @@ from .improvers.signed import bound_signed, search_signed
 from .improvers.swaps import swaps
 from .improvers.targets import bound_of, search_targets
 from .patterns.groups import Groups
-from .patterns.matroids import Pattern
+from .patterns.matroids import Including, Pattern
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .problem.several_targets import moments_of
@@ -507,12 +507,18 @@ def _exact(
     solution = _swap(problem, pattern, solution, **options)
     if solution.gap <= tol or solution.status is Status.STOPPED:
         return solution
-    if not pattern.is_uniform:
+    required = pattern.required if isinstance(pattern, Including) else None
+    if required is None and not pattern.is_uniform:
         note = "branch and bound: not begun, for it knows no pattern but a number k"
         return replace(solution, history=(*solution.history, note))
-    nodes = max_iter * NODES
     return branch(
-        problem, pattern.size, solution, max_nodes=nodes, tol=tol, on_step=on_step
+        problem,
+        pattern.size,
+        solution,
+        max_nodes=max_iter * NODES,
+        tol=tol,
+        on_step=on_step,
+        required=required,
     )
 
 

@@ -188,6 +188,7 @@ def branch(
     max_nodes: int,
     tol: float,
     on_step: Callable[[Array], bool] | None = None,
+    required: np.ndarray | None = None,
 ) -> Solution:
     """Search all supports of k coordinates, the least bound first, until none is left.
 
@@ -206,6 +207,8 @@ def branch(
         Supports that are better by less than this share of n F are not looked for.
     on_step : callable or None
         Called with the best coefficients after each node; True stops.
+    required : ndarray of int, or None
+        Coordinates that are in every support, fewer than k.
 
     Returns
     -------
@@ -232,7 +235,7 @@ def branch(
     best, status = solution, Status.CONVERGED
     leaves, queue, order, nodes = float("inf"), list[Node](), count(), 0
     none, tried = np.zeros(p, dtype=bool), set()
-    waiting = [(0.0, none, none, np.full(p, min(k / p, 1.0)))]
+    waiting = [_root(none if required is None else np.isin(to_host(S), required), k)]
     while True:
         cutoff = best.objective * (1 - WITHIN * tol)
         for above, inside, outside, z in waiting:
@@ -272,6 +275,13 @@ def branch(
         status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
     note = f"branch and bound: {nodes} nodes, proven gap {best.gap:.2%}"
     return replace(best, status=status, history=(*best.history, note))
+
+
+def _root(inside: np.ndarray, k: int) -> tuple:
+    """The node of all supports; what is left of k is spread over the others."""
+    free, room = np.count_nonzero(~inside), k - np.count_nonzero(inside)
+    z = np.where(inside, 1.0, min(room / max(free, 1), 1.0))
+    return 0.0, inside, np.zeros_like(inside), z
 
 
 def _children(node: Node, k: int) -> list[tuple]:
