@@ -23,17 +23,18 @@ from .base import Rows, Structure
 from .columns import Columns
 from .design import Dense, Scaled, Sparse
 
-# Bytes of A_S held at a time while a Gram is formed: little beside X, and no more than
-# pays; for a small X as much as is of no account.
+# While a Gram matrix is formed, A_S is held in blocks of rows: of GRAM_SHARE of the
+# memory of X, at most GRAM_BLOCK bytes (larger blocks are no faster) and at least
+# GRAM_LEAST (a share of a small X would cut it into slivers).
 GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
-SIDE_LEAST = 1000  # of a Gram matrix: 8 MB are of no account
-# A tall X takes at least TALL times the memory of its triangular factor, six of which
-# are at work. The factor takes the time of TO_FACTOR passes over X, and of one more for
-# every COLUMNS_A_PASS columns.
+SIDE_LEAST = 1000  # a Gram matrix of this side takes 8 MB, held however small X is
+# X is reduced to its triangular factor where it takes at least TALL times the memory
+# of the factor (forming it takes six times that). It takes the time of TO_FACTOR
+# passes over X, and of one more for every COLUMNS_A_PASS columns.
 TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
-TALL_LEAST = (
-    2**22
-)  # bytes that X counts as, at least, where many targets share a factor
+# One factor serves several targets. There X counts as at least so many bytes, whatever
+# it takes, if it has so many times more rows than the factor.
+TALL_LEAST, ROWS_A_COLUMN = 2**22, 8
 # Lengths of the longest column of A and of b between which the squares of their
 # products, which gains are, are neither rounded to zero nor too large for a float.
 SHORTEST, LONGEST = 1e-70, 1e70
@@ -157,7 +158,9 @@ class LeastSquares(Rows):
         # [A, b]: shared with the problems of other ridges.
         self.grams: list[Any] = []
         self._factor: list[Array] = []
-        self._beside: list[LeastSquares] = [self]  # those it is factored with
+        # With other targets of the same X: their b, the factor of A and all of them
+        # (an empty list until it is wanted), and which of them is its own.
+        self._together: tuple[list[Array], list[Array], int] | None = None
 
     def _standardize(self) -> None:
         """Divide A by the standard deviations of its columns, without forming it."""
@@ -208,7 +211,7 @@ class LeastSquares(Rows):
             other._whole = self._whole.with_target(ridge=ridge, prior=prior)
         elif y is not None:
             other._take_target(self.xp.astype(y, self.xp.float64))
-            other._factor, other._beside = [], [other]
+            other._factor, other._together = [], None
         return other
 
     def with_targets(
@@ -221,8 +224,10 @@ class LeastSquares(Rows):
         pairs = zip(targets, priors, strict=True)
         others = [self.with_target(y, ridge=ridge, prior=prior) for y, prior in pairs]
         problems = [self, *others]
-        for problem in problems:
-            problem._beside = problems
+        every: list[Array] = [problem.b for problem in problems]
+        factor: list[Array] = []
+        for i, problem in enumerate(problems):
+            problem._together = every, factor, i
         return problems
 
     def _take_target(self, y: Array) -> None:
@@ -256,15 +261,16 @@ class LeastSquares(Rows):
         xp, size, data = self.xp, self.p + 1, self._data
         if not self._factor:
             cost = TO_FACTOR + self.p / COLUMNS_A_PASS
-            together, own = len(self._beside), data.nbytes
+            together, own = self._n_together, data.nbytes
             if together > 1:  # their searches would each read X again
-                own = max(own, TALL_LEAST)
+                if self.n_rows >= ROWS_A_COLUMN * (self.p + together):
+                    own = max(own, TALL_LEAST)
                 cost += together / COLUMNS_A_PASS
             # A pass over a sparse X is shorter, the factor is not.
             small = 8 * (self.p + together) ** 2 * TALL <= own
             if not small or passes * together * data.density < cost:
                 return self
-            self._factor_all()
+            self._factor.append(self._own_factor())
         R = self._factor[0]
         other = copy.copy(self)
         other._data, other.n_rows = Dense(R[:, : self.p]), size
@@ -274,31 +280,33 @@ class LeastSquares(Rows):
         h, raw = self.column_norms(), self.raw_norms()
         # Each column of A is off by some eps of its length before centring, then by
         # n_rows size eps of its length at most (Higham, Accuracy and Stability, 19.3).
-        other.terms = 2 * self.n_rows * (self.p + len(self._beside))
+        other.terms = 2 * self.n_rows * (self.p + self._n_together)
         other._raw = (xp.sqrt(h) + 4 * xp.sqrt(raw) / other.terms) ** 2
         other._m = other._y_bar = other._s = other._d = None
         other._whole = self
         return other
 
-    def _factor_all(self) -> None:
-        """Leave R of [A, b] = Q R, shape (p + 1, p + 1), with all it is factored with.
+    @property
+    def _n_together(self) -> int:
+        return 1 if self._together is None else len(self._together[0])
 
-        In the factor of A and all targets, the rows below the first p are zero but in
-        the columns of the targets: for one of them, what is there has a length, and no
-        more of it matters.
+    def _own_factor(self) -> Array:
+        """R of [A, b] = Q R, shape (p + 1, p + 1).
+
+        In the factor of A and several targets, the rows below the first p are zero but
+        in the columns of the targets: for one of them, what is there has a length, and
+        no more of it matters.
         """
-        xp, p, problems = self.xp, self.p, self._beside
-        whole = self._triangular(xp.stack([q.b for q in problems]))
-        for i, problem in enumerate(problems):
-            column = whole[:, p + i]
-            if len(problems) == 1:
-                problem._factor.append(whole)
-                continue
-            R = xp.zeros((p + 1, p + 1), dtype=xp.float64, device=self.device)
-            R[:, :p] = whole[: p + 1, :p]
-            R[:p, p] = column[:p]
-            R[p, p] = xp.linalg.vector_norm(column[p:])
-            problem._factor.append(R)
+        xp, p = self.xp, self.p
+        if self._together is None:
+            return self._triangular(self.b[None, :])
+        targets, factor, i = self._together
+        if not factor:
+            factor.append(self._triangular(xp.stack(targets)))
+        A, b = factor[0][: p + 1, :p], factor[0][:, p + i]
+        length = xp.linalg.vector_norm(b[p:])
+        own = xp.concat([b[:p], xp.reshape(length, (1,))])
+        return xp.concat([A, own[:, None]], axis=1)
 
     def _triangular(self, targets: Array) -> Array:
         """R of [A, B] = Q R, for targets B of shape (t, n_rows)."""
@@ -512,7 +520,7 @@ class LeastSquares(Rows):
             (self.prior, self._m, self._norms, self._raw, self.scale, self.signs),
         )
         part._unscaled_m = part._m
-        part.grams, part._factor, part._beside = [], [], [part]
+        part.grams, part._factor, part._together = [], [], None
         return part
 
     def thinned(self, step: int) -> LeastSquares:  # noqa: D102
@@ -526,7 +534,7 @@ class LeastSquares(Rows):
             other._s, other._d = self._s[::step], self._d[::step]
         other.mu, other.n = self.mu / step, self.n / step
         other._norms, other.grams = None, []
-        other._factor, other._beside = [], [other]
+        other._factor, other._together = [], None
         return other
 
     def raw_norms(self) -> Array:
