@@ -11,9 +11,8 @@ wins by rounding.
 from __future__ import annotations
 
 import threading
-import weakref
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -37,45 +36,71 @@ MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 EPS = float(np.finfo(np.float64).eps)
 
 
+class _Limit:
+    """The limit of BLAS to one thread, of the process, and whom it is for."""
+
+    def __init__(self) -> None:
+        # One thread may enter again: what is deleted leaves, at any moment.
+        self._lock = threading.RLock()
+        self._inside: set[int] = set()
+        self._before: list[tuple[Any, int]] | None = None
+
+    def enter(self, who: int) -> None:
+        """Set the limit, for the first; whatever interrupts this, `leave` undoes it."""
+        with self._lock:
+            self._inside.add(who)
+            if self._before is None:
+                self._before = [(blas, blas.get_num_threads()) for blas in _libraries()]
+                for blas, _ in self._before:
+                    blas.set_num_threads(1)
+
+    def leave(self, who: int) -> None:
+        """Put back what was there, after the last; may be called again."""
+        with self._lock:
+            self._inside.discard(who)
+            if not self._inside and self._before is not None:
+                for blas, threads in self._before:
+                    blas.set_num_threads(threads)
+                self._before = None
+
+
+@cache
+def _libraries() -> list[Any]:
+    return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+_LIMIT = _Limit()
+
+
 class _OneThread:
     """Limits BLAS to one thread while anybody is inside, in whatever thread.
 
     The limit is one of the process. The first to enter sets it and the last to leave
     puts back what was there, so that fits that overlap do not take each other's limit
-    for the user's. Who is interrupted on the way out has left when this is collected.
+    for the user's. Who is interrupted on the way in or out leaves when deleted.
     """
 
-    _lock = threading.RLock()  # (collection may happen while it is held)
-    _inside: ClassVar[set[object]] = set()
-    _before: ClassVar[list[tuple[Any, int]]] = []  # BLAS libraries and their threads
+    _entered = False
 
     def __enter__(self) -> None:
-        token = object()
-        self._leave = weakref.finalize(self, _OneThread._left, token)
-        with self._lock:
-            if not self._inside:
-                libraries = _threadpools().select(user_api="blas").lib_controllers
-                self._before[:] = [(each, each.num_threads) for each in libraries]
-            self._inside.add(token)
-            for each, _ in self._before:
-                each.set_num_threads(1)
+        self._entered = True
+        try:
+            _LIMIT.enter(id(self))
+        except BaseException:
+            _LIMIT.leave(id(self))
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        try:
+            _LIMIT.leave(id(self))
+        except BaseException:
+            _LIMIT.leave(id(self))
+            raise
+        self._entered = False
 
-    @classmethod
-    def _left(cls, token: object) -> None:
-        with cls._lock:
-            cls._inside.discard(token)
-            if not cls._inside:
-                for library, threads in cls._before:
-                    library.set_num_threads(threads)
-                cls._before.clear()
-
-
-@cache
-def _threadpools() -> ThreadpoolController:
-    return ThreadpoolController()
+    def __del__(self) -> None:
+        if self._entered:
+            _LIMIT.leave(id(self))
 
 
 def one_blas_thread() -> _OneThread:

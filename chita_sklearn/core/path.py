@@ -226,12 +226,17 @@ def residual_sum_of_squares(problem: Rows, coef: Array) -> float:
 
 
 def degrees_of_freedom(problem: LeastSquares, S: Array) -> float:
-    """Trace of A_S (A_S'A_S + mu I)^-1 A_S', from the smaller Gram of A_S."""
+    """Trace of A_S (A_S'A_S + mu I)^-1 A_S', from the smaller Gram of A_S.
+
+    Of a tall X in blocks of rows, or from its triangular factor where there is one.
+    """
     if problem.mu == 0 or S.shape[0] == 0:
         return float(S.shape[0])
-    xp, A = problem.xp, problem.columns(S)
-    if A.shape[0] < A.shape[1]:
-        A = xp.matrix_transpose(A)
-    eigenvalues = xp.linalg.eigvalsh(xp.matrix_transpose(A) @ A)
+    xp, problem = problem.xp, problem.reduced(0.0)
+    if problem.n_rows < S.shape[0]:
+        gram, _ = problem.outer_gram(S)
+    else:
+        gram = problem.select(S).gram()
+    eigenvalues = xp.linalg.eigvalsh(gram)
     eigenvalues = xp.where(eigenvalues > 0, eigenvalues, xp.zeros_like(eigenvalues))
     return float(xp.sum(eigenvalues / (eigenvalues + problem.mu)))

@@ -1,6 +1,7 @@
 """The threads of BLAS after a search are those of before it, however it ended."""
 
 import gc
+import sys
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 from chita_sklearn import ChitaRegressor
+from chita_sklearn.core import linalg
 from chita_sklearn.core.linalg import one_blas_thread
 
 BLAS = ThreadpoolController().select(user_api="blas")
@@ -85,4 +87,46 @@ def test_an_interrupt_on_the_way_in_or_out_ends_the_limit():
         with pytest.raises(KeyboardInterrupt), one_blas_thread():
             pass  # pragma: no cover
     gc.collect()
+    assert set(threads()) == {2}
+
+
+def interrupted_at(step):
+    """Enter and leave with a KeyboardInterrupt at a line of it; whether it came."""
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        if frame.f_code.co_filename != linalg.__file__:
+            return None
+        if event != "return":
+            count += 1
+            if count == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        with one_blas_thread():
+            pass
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+# One that comes while what is deleted leaves cannot be raised from there.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_at_any_line_of_it_leaves_the_limits_as_they_were():
+    with one_blas_thread():  # libraries are looked for once
+        pass
+    steps = 0
+    while interrupted_at(steps + 1):
+        steps += 1
+        gc.collect()
+        assert set(threads()) == {2}, steps
+    assert steps > 20
+    with one_blas_thread():
+        assert set(threads()) == {1}
     assert set(threads()) == {2}

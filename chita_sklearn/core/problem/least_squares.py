@@ -136,8 +136,8 @@ class LeastSquares(Rows):
         self._norms: Array | None = None
         self._raw: Array | None = None
         if fit_intercept:
-            share = self._s if self._s is not None else xp.ones_like(y)
-            self._m = data.tdot(share) / self.n
+            self._m = data.tdot(xp.ones_like(y) if self._s is None else self._s)
+            self._m = self._m / self.n
             squares, drift = data.spread(self._s, self._m)
             # A long sum rounds: correct the mean by what it leaves, and the norms.
             self._m = self._m + drift / self.n
@@ -234,18 +234,20 @@ class LeastSquares(Rows):
         """Set b and, with an intercept, the mean of y."""
         xp, self._y = self.xp, y
         if self._m is not None:
-            live = xp.ones_like(y) if self._s is None else self._s
-            self._y_bar = float(xp.sum(live * y)) / self.n
-            centred = y - self._y_bar
+            self._y_bar = self._mean(y)
+            y = y - self._y_bar
             # The mean of numbers far from zero is rounded by more than they may differ:
             # what it leaves is centred once more.
-            left = float(xp.sum(live * centred)) / self.n
+            left = self._mean(y)
             self._y_bar += left
-            y = centred - left
-            counted = self._y[live > 0]
-            if bool(xp.all(counted == counted[0])):
+            y -= left
+            counted = self._y if self._s is None else self._y[self._s > 0]
+            if float(xp.min(counted)) == float(xp.max(counted)):
                 y = xp.zeros_like(y)  # a constant, whatever is left of it
         self.b = self._checked(self._weigh(y))
+
+    def _mean(self, y: Array) -> float:
+        return float(self.xp.sum(y if self._s is None else self._s * y)) / self.n
 
     def reduced(self, passes: float) -> LeastSquares:
         """Return the problem of p + 1 rows with the same n F, or this one.
@@ -337,9 +339,11 @@ class LeastSquares(Rows):
 
     def _checked(self, b: Array) -> Array:
         """Return b, unless it is too short or too long."""
-        size = float(self.xp.max(self.xp.abs(b)))
+        size = max(float(self.xp.max(b)), -float(self.xp.min(b)))
         length = size
-        if 0 < size < math.inf:
+        if SHORTEST <= size <= LONGEST:
+            length = math.sqrt(float(b @ b))
+        elif 0 < size < SHORTEST:  # its squares are lost
             length = size * float(self.xp.linalg.vector_norm(b / size))
         _check_length(length, "y")
         return b
@@ -373,7 +377,7 @@ class LeastSquares(Rows):
         """A w. One pass over X."""
         out = self._data.dot(w, rough and self._m is None)
         if self._m is not None:
-            out = out - self._m @ w
+            out -= self._m @ w
         return self._weigh(out)
 
     def rmatvec(
