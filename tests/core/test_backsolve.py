@@ -1,11 +1,15 @@
 """The minimiser on a support: lstsq, direct formulas, and float64 truth."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
-from chita_sklearn.core import LeastSquares, Solution, Status
+from chita_sklearn import ChitaRegressor
+from chita_sklearn.core import SOLVERS, LeastSquares, Solution, Status
 from chita_sklearn.core.refit.backsolve import Backsolver, backsolve
 
 seeds = st.integers(0, 2**32 - 1)
@@ -234,3 +238,48 @@ def test_an_empty_support_is_w_of_zeros(backend):
         w, r, _ = Backsolver(problem, size)(none)
         assert not np.any(backend.back(w))
         assert np.allclose(backend.back(r), backend.back(problem.b))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("standardize", [True, False])
+def test_columns_that_dwarf_the_others_are_taken_out_of_a_sum(standardize):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 1200))
+    X[:, rng.choice(1200, 200, replace=False)] *= 1e8
+    y = rng.standard_normal(400)
+    model = ChitaRegressor(600, standardize=standardize, random_state=0).fit(X, y)
+    assert np.count_nonzero(model.coef_) <= 600
+    assert 0 <= model.lower_bound_ <= model.objective_ <= 0.5 * np.var(y)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("plan", SOLVERS)
+@pytest.mark.parametrize("ridge", [0.0, 1e-4])
+def test_no_plan_raises_where_columns_dwarf_the_others(plan, ridge):
+    if plan == "dual" and ridge == 0:
+        pytest.skip("has no bound to ascend")
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        n, p = rng.integers(3, 12), rng.integers(4, 16)
+        X = rng.standard_normal((n, p))
+        X[:, rng.choice(p, p // 3, replace=False)] *= 1e8
+        y = rng.standard_normal(n)
+        for standardize, k in itertools.product([True, False], [p // 2, p]):
+            model = ChitaRegressor(int(k), ridge, solver=plan, standardize=standardize)
+            model.set_params(random_state=0, n_restarts=1, tol=0.1).fit(X, y)
+            assert model.objective_ <= 0.5 * np.var(y) * (1 + 1e-9)
+
+
+def test_what_was_taken_out_is_formed_anew():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 90))
+    X[:, :30] *= 1e9
+    y = rng.standard_normal(20)
+    problem = LeastSquares(X, y, ridge=1e-4)
+    solver = Backsolver(problem, size=60)
+    solver(mask_of(90, np.arange(60)))
+    S = np.arange(29, 90)
+    fresh = Backsolver(problem, size=60)(mask_of(90, S[1:]))
+    solver(mask_of(90, S))
+    w, r, _ = solver(mask_of(90, S[1:]))
+    assert_allclose(problem.value(w, r), problem.value(fresh[0], fresh[1]), rtol=1e-9)
