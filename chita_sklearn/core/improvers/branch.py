@@ -225,12 +225,10 @@ def branch(
     S = indices(xp.ones_like(solution.support) if out is None else ~out)
     p = int(S.shape[0])
     if p > UP_TO:
-        note = f"branch and bound: not begun, for {p} columns are left"
-        return replace(solution, history=(*solution.history, note))
+        return _not_begun(solution, f"{p} columns are left")
     relaxation = Relaxation(problem, S, k)
     if not relaxation.mu > 1e-9 * float(np.max(relaxation.M.diagonal(), initial=0.0)):
-        note = "branch and bound: not begun, for columns depend on each other"
-        return replace(solution, history=(*solution.history, note))
+        return _not_begun(solution, "columns depend on each other")
 
     best, status = solution, Status.CONVERGED
     leaves, queue, order, nodes = float("inf"), list[Node](), count(), 0
@@ -279,9 +277,14 @@ def branch(
 
 def _root(inside: np.ndarray, k: int) -> tuple:
     """The node of all supports; what is left of k is spread over the others."""
-    free, room = np.count_nonzero(~inside), k - np.count_nonzero(inside)
-    z = np.where(inside, 1.0, min(room / max(free, 1), 1.0))
-    return 0.0, inside, np.zeros_like(inside), z
+    used = int(np.count_nonzero(inside))
+    share = min((k - used) / max(len(inside) - used, 1), 1.0)
+    return 0.0, inside, np.zeros_like(inside), np.where(inside, 1.0, share)
+
+
+def _not_begun(solution: Solution, why: str) -> Solution:
+    note = f"branch and bound: not begun, for {why}"
+    return replace(solution, history=(*solution.history, note))
 
 
 def _children(node: Node, k: int) -> list[tuple]:

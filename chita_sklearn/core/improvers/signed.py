@@ -90,13 +90,8 @@ def search_signed(
     stopped = False
     while rounds < min(max_iter, ROUNDS) and not stopped:
         rounds += 1
-        index = xp.asarray(S, device=problem.device)
-        here = mask_of(p, index) if len(S) else problem.zeros(p) > 0
         gain = _scan(problem, S, g) if len(S) and room < p else score
-        first = xp.where(here, xp.full_like(gain, xp.inf), gain)
-        here = here | problem.space.best_mask(pattern, first)
-        first = xp.where(here, xp.full_like(gain, xp.inf), gain)
-        members = to_host(indices(top_k_mask(first, room)))
+        members = _members(problem, pattern, S, gain, room)
         W = WorkingSet(problem, pattern, members, g)
         cone = Cone(
             W, to_host(xp.take(signs, xp.asarray(members, device=problem.device)))
@@ -132,6 +127,16 @@ def search_signed(
         status=status,
         history=(*(() if solution is None else solution.history), note),
     )
+
+
+def _members(
+    problem: LeastSquares, pattern: Pattern, S: np.ndarray, gain: Array, room: int
+) -> np.ndarray:
+    """A support, what the pattern still asks for, and the largest gains; ascending."""
+    xp, first = problem.xp, problem.xp.full_like(gain, problem.xp.inf)
+    inside = mask_of(problem.p, xp.asarray(S, device=problem.device))
+    best = problem.space.best_mask(pattern, xp.where(inside, first, gain))
+    return to_host(indices(top_k_mask(xp.where(inside | best, first, gain), room)))
 
 
 def _asked(
