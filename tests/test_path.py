@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import tracemalloc
 import warnings
 from dataclasses import replace
 
@@ -430,3 +431,34 @@ def test_to_numpy_is_a_copy():
     assert np.count_nonzero(path.coefs) == 6
     assert path.objectives.min() > 0
     assert_array_equal(path.supports[0], np.flatnonzero(path.coefs[:, 0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_path_of_a_tall_x_copies_no_columns(dtype, weighted):
+    rng = np.random.default_rng(0)
+    n, p = 100_000, 20
+    X = rng.standard_normal((n, p)).astype(dtype)
+    y = X[:, 0] - X[:, 1] + rng.standard_normal(n)
+    weights = rng.random(n) if weighted else None
+    chita_path(X[:2000], y[:2000], 3)  # what is loaded once
+    tracemalloc.start()
+    try:
+        chita_path(X, y, 10, sample_weight=weights)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Vectors of n numbers in float64, and blocks of 8 MB at most.
+    assert peak <= 8 * 8 * n + 2**23
+
+
+@pytest.mark.parametrize("shape", [(400, 6), (5, 9)])
+def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(shape):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal(shape), rng.standard_normal(shape[0])
+    path = chita_path(X, y, 5, ridge=0.3, standardize=False)
+    A = X - X.mean(axis=0)
+    for S, found in zip(path.supports, path.degrees_of_freedom, strict=True):
+        A_S, ridge = A[:, S], 0.3 * shape[0] * np.eye(len(S))
+        hat = A_S @ np.linalg.solve(A_S.T @ A_S + ridge, A_S.T)
+        assert found == pytest.approx(np.trace(hat), rel=1e-9)

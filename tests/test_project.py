@@ -319,3 +319,38 @@ def test_every_file_that_states_the_version_states_the_same():
         text = (ROOT / name).read_text(encoding="utf-8")
         stated = re.findall(r'^ *version: "?([\d.]+)"?$', text, re.MULTILINE)
         assert stated == [chita_sklearn.__version__], name
+
+
+# Builtins, and functions of the standard library, NumPy, joblib and torch: what runs
+# code that data bring.
+EVALUATES, UNPICKLES = {"eval", "exec", "compile", "__import__"}, {"load", "loads"}
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    """A call of such a name is allowed where it is told to read numbers alone."""
+    found = []
+    for path in [*python_files(ESTIMATOR), *python_files(TORCH)]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None)]
+                names += [alias.name for alias in node.names]
+                unsafe = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+                found += [(path.name, name) for name in names if name in unsafe]
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            options = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            numbers = options.get("weights_only") is True
+            unpickles = name.split(".")[-1] in UNPICKLES and not numbers
+            if name in EVALUATES or unpickles:
+                found.append((path.name, f"{name}, line {node.lineno}"))
+    assert found == []
+
+
+def test_every_file_that_is_said_to_test_a_promise_exists():
+    page = ROOT / "docs" / "guide" / "promises.rst"
+    if not page.exists():
+        pytest.skip("docs are not here")
+    named = re.findall(r"``(tests/[\w/]+\.py)``", page.read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
