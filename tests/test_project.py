@@ -187,7 +187,7 @@ def lines_of_code(path):
 
 
 # Longer than the rule allows, and not yet cut: none may be added or grow.
-LONG = {"branch.branch": 62, "dual.dual": 70}
+LONG = {"dual.dual": 70}
 
 
 def test_functions_of_the_core_have_at_most_60_lines():

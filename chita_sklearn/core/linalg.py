@@ -211,7 +211,7 @@ def _scaled(G: Array, root: Array, in_place: bool = False) -> Array:
 def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
     """Lower Cholesky factor, and whether it is one: 0-d, so that nobody need wait.
 
-    With pivots lost in rounding it is none: it would solve nothing. CuPy tells whether
+    A factor some of whose pivots are rounding is of no use. CuPy tells whether
     it is only to those who `wait`. On the host it takes the memory of M, of which what
     is below the diagonal stays.
     """

@@ -39,18 +39,23 @@ from .solution import Solution, Status
 # (benchmarks/large_k.py): up to FEW non-zeros, and up to a tenth of the rows or SOME,
 # swaps with restarts end lower; beyond, ADMM does, by up to half of n F.
 FEW_NONZEROS, SOME_NONZEROS, MANY_ROWS = 40, 100, 10
-SWAPS_UP_TO = 500  # where ADMM's matrices are too large
+SWAPS_UP_TO = 500  # non-zeros, for problems whose matrices are too large for ADMM
 MATRICES = 2**22  # numbers in each of ADMM's three matrices at most: 32 MB
-ENUMERATE_UP_TO = 1000  # supports: a few milliseconds
-EXACT_UP_TO, FEW_COLUMNS = 10**5, 1000  # where a proof is asked for: a second
-PROOF_FROM = 1e-5  # of mu over the largest ||a_j||^2; below, the bound proves nothing
-LOOSE = 0.05  # gap above which dual ascent is followed by hard thresholding
-PASSES, PASSES_OF_PROOF = 30, 70  # over a tall A, beside one for each of k
-THIN, FEW_ROWS = 16, 32  # dual ascent begins on every 16th row, if they are 32
-NODES = 100  # of branch and bound in what max_iter counts
+ENUMERATE_UP_TO = 1000  # so many supports are all tried: it takes some milliseconds
+EXACT_UP_TO = 10**5  # the same for solver="exact": about a second
+FEW_COLUMNS = 1000  # whose Gram matrix may be held whole, to try all supports
+# mu over the largest ||a_j||^2; below it the bound is too weak to be worth its time.
+PROOF_FROM = 1e-5
+LOOSE = 0.05  # a gap above this after dual ascent has hard thresholding tried as well
+# A search for k non-zeros reads a tall A about SEARCH_PASSES + k times, and where it is
+# followed by a proof another PROOF_PASSES times.
+SEARCH_PASSES, PROOF_PASSES = 30, 70
+# Dual ascent begins on every SAMPLE_STEP-th row, if that leaves SAMPLE_ROWS or more.
+SAMPLE_STEP, SAMPLE_ROWS = 16, 32
+NODES = 100  # nodes of branch and bound that count as one of max_iter
 MOMENTS_UP_TO = 1000  # columns: the spectrum of their Gram takes a second
 MEANS = 1e6  # squared length of a column over that of it centred, at most
-PROOF_STEPS = 30  # of dual ascent after a search by swaps; half where they are felt
+PROOF_STEPS = 30  # steps of dual ascent after swaps; half as many where each is costly
 # After ADMM, whose supports are large: a step refits all of it. More than 12 steps
 # took a quarter more time for gaps smaller by a twentieth (benchmarks/large_k.py).
 PROOF_STEPS_OF_MANY = 12
@@ -125,11 +130,11 @@ def passes(problem: Any, pattern: Pattern) -> float:
 
     Measured for swaps, the proof at half of 30 steps.
     """
-    return PASSES + pattern.size + (PASSES_OF_PROOF if _provable(problem) else 0)
+    return SEARCH_PASSES + pattern.size + (PROOF_PASSES if _provable(problem) else 0)
 
 
 def _provable(problem: Any) -> bool:
-    """Whether mu is large enough for a bound that is worth its passes over A."""
+    """Whether mu is so large that the bound can be near the objective."""
     return problem.mu > PROOF_FROM * float(problem.space.max(problem.column_norms()))
 
 
@@ -198,7 +203,7 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
 
 
 def _spectrum_is_small(problem: Any) -> bool:
-    """Whether ADMM's matrices are of no account, or little beside X."""
+    """Whether ADMM's matrices take at most 32 MB each, or a sixteenth of X."""
     side = min(problem.p, problem.n_rows)
     return problem.p * side <= max(MATRICES, problem.side() ** 2)
 
@@ -433,9 +438,9 @@ def _dual(
     if solution is None:
         solution = _first(problem, pattern)
         # (Not of a triangular factor, whose rows are no sample.)
-        if THIN * FEW_ROWS <= problem.n_rows == problem.terms:
+        if SAMPLE_STEP * SAMPLE_ROWS <= problem.n_rows == problem.terms:
             # A few rows tell most of the support, for next to nothing.
-            few = problem.thinned(THIN)
+            few = problem.thinned(SAMPLE_STEP)
             found = dual(few, pattern, _first(few, pattern), max_iter=5, tol=tol)
             solution = _feasible(problem, found.support)
     solution = dual(

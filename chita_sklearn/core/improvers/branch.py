@@ -267,6 +267,13 @@ def branch(
             break
         waiting = _children(heapq.heappop(queue), k)
     least = min([cutoff, leaves, *(node.bound for node in queue[:1])])
+    return _with_proof(best, least, nodes, status, tol)
+
+
+def _with_proof(
+    best: Solution, least: float, nodes: int, status: Status, tol: float
+) -> Solution:
+    """Return the best solution with what the tree proves: nothing is below `least`."""
     known = best.lower_bound if best.lower_bound == best.lower_bound else 0.0
     best = replace(best, lower_bound=min(max(known, least), best.objective))
     if best.gap <= tol and status is not Status.STOPPED:

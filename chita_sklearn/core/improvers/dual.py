@@ -292,7 +292,7 @@ def _decide(
 
 
 def costly(problem: Rows) -> bool:
-    """Whether A has so many numbers that a step more is felt."""
+    """Whether A is so large that each step of the ascent takes notable time."""
     return problem.n_rows * problem.p > COSTLY
 
 

@@ -28,12 +28,16 @@ from .base import SUBOPTIMAL, Minimiser, SupportSolver
 from .block_diagonal import BlockBacksolver
 from .coordinate_descent import coordinate_descent
 
-FACTOR_UP_TO = 20_000  # side of a Gram matrix: 3 GB; beyond, coordinate descent
-REFINEMENTS = 5  # of iterative refinement at most; one or two suffice
-TALL_UP_TO = 4  # times n columns: worth the s x s side where n x n is inaccurate
-ROOM = 2  # coordinates of a mixture, at least, for each of a support
-TALL = 16  # rows a column of A from which rows of A'A are kept: 1/16 of X at most
-ACCURACY = 1e-12  # elsewhere, of the linear system: residual over right-hand side
+# Side of the largest Gram matrix that is factored: 3 GB. Coordinate descent beyond.
+FACTOR_UP_TO = 20_000
+REFINEMENTS = 5  # steps of iterative refinement at most; one or two suffice
+# Where rounding spoils the n x n system, the s x s one is solved for up to so many
+# times n columns, although it is larger.
+TALL_UP_TO = 4
+ROOM = 2  # a mixture may have so many times the coordinates of one support, at least
+# Rows of A'A are kept where A has so many rows a column: they take 1/16 of X at most.
+TALL = 16
+ACCURACY = 1e-12  # of a linear system: length of the residual over the right-hand side
 
 
 class _Held(NamedTuple):
@@ -151,7 +155,7 @@ class Backsolver(SupportSolver):
     def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
         if self._held is not None:
-            if other._held is None:  # the mixture has outgrown n, what comes in has not
+            if other._held is None:  # the mixture has more than n columns, it fewer
                 other._keeps = True
                 other._hold()
             mine, its = self._held, other._held
@@ -260,7 +264,7 @@ class Backsolver(SupportSolver):
                 break
             x = x + _solved(L, lost)
         else:
-            # Too ill-conditioned for this side; the other stands more.
+            # The n x n system is too ill-conditioned; the s x s one is less so.
             S = indices(z > 0)
             if S.shape[0] <= TALL_UP_TO * problem.n_rows:
                 return self._tall(S, problem.xp.take(z, S))

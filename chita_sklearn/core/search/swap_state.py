@@ -28,10 +28,10 @@ from .working_set import TINY, WorkingSet
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 HUGE = float(np.finfo(np.float64).max)
 BLOCK = 2**15  # gains scored at once: with what they are made from, they stay in cache
-# A step multiplies rounding by up to H_ii P_ii, one over what is left of a column where
-# the others are known. Beyond this, and where a step misses its value by more than a
-# swap has to gain, or no swap seems to gain with a T that is as wrong, all is computed
-# from scratch.
+# An update multiplies rounding errors by up to H_ii P_ii: ||a_i||^2 over the squared
+# distance of a_i from the span of the support's other columns. All is computed from
+# scratch where that exceeds INFLATED, and where the value after a swap is not what the
+# formula has told to within DRIFT, less than a swap has to gain.
 INFLATED, DRIFT = 1e5, 1e-10
 
 

@@ -13,8 +13,10 @@ from ..linalg import inverse
 from ..patterns.matroids import Pattern
 from ..problem.base import Quadratic
 
-MOSTLY = 16  # up to this many columns per non-zero, all of H at once is cheaper
-COPIED = 1 / 8  # of a tall X at most: beyond, all of H at once takes less memory
+# With up to so many columns per non-zero, forming all of H at once is cheaper.
+MOSTLY = 16
+# Share of X that may be copied to form rows of H one by one.
+COPIED = 1 / 8
 TINY = float(np.finfo(np.float64).tiny)
 
 
