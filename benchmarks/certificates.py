@@ -55,7 +55,7 @@ def instances() -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
 def run(X: np.ndarray, y: np.ndarray, k: int, ridge: float, nodes: int) -> dict:
     """Return the gaps of one problem at one ridge."""
     from chita_sklearn.core import Cardinality, LeastSquares, solve
-    from chita_sklearn.core.improvers.branch import Relaxation, branch
+    from chita_sklearn.core.improvers.branch import Nodes, Relaxation, branch
 
     problem, pattern = LeastSquares(X, y, ridge=ridge), Cardinality(k)
     start = time.process_time()
@@ -66,9 +66,10 @@ def run(X: np.ndarray, y: np.ndarray, k: int, ridge: float, nodes: int) -> dict:
     relaxation = Relaxation(problem, np.arange(X.shape[1]), k)
     bound = float("nan")
     if relaxation.mu > 0:
-        none = np.zeros(X.shape[1], dtype=bool)
-        z = np.full(X.shape[1], k / X.shape[1])
-        bound = relaxation.solve(none, none, z, proven.objective)[0]
+        none = np.zeros((1, X.shape[1]), dtype=bool)
+        z = np.full((1, X.shape[1]), k / X.shape[1])
+        node = Nodes(np.zeros(1), none, none, z, 0 * z)
+        bound = float(relaxation.solve(node, proven.objective)[0][0])
     return {
         "ridge": ridge,
         "objective": proven.objective,

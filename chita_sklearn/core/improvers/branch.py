@@ -7,15 +7,27 @@ M = G - d I is positive semidefinite, every point v and every w on a support S h
               - 1/2 sum_{j in S} q_j^2 / (mu + d),          q = c - M v,
 
 and the largest such sum, among the supports that a node of the tree still allows, gives
-the node's bound. It is `dual`'s (d = 0, alpha = b - A v), but with part of G moved into
-the ridge, so that a tall problem has a bound at ridge = 0 as well. Any v will do; the
-best is the minimiser of the perspective relaxation
+the node's bound (see `certificate`). It is `dual`'s (d = 0, alpha = b - A v), but with
+part of G moved into the ridge, so that a tall problem has a bound at ridge = 0 as well.
+Any v will do; the best is the minimiser of the perspective relaxation
 
     min  1/2 w'M w - c'w + 1/2 sum_j (mu + d) w_j^2 / z_j,  0 <= z <= 1, sum z = k,
 
-which is found by minimising over w and over z in turn, both in closed form. A node
-whose bound is not below the best objective is closed; of others, coordinates that the
-bound decides are fixed, and one that z leaves between 0 and 1 is tried both in and out.
+which is found by minimising over w and over z in turn, both in closed form, from the z
+of the parent. Nodes are taken from the queue many at a time, the least bounds first,
+and relaxed together: all arrays have a leading axis of nodes. (Branch and bound from
+first-order relaxations: Hazimeh, Mazumder and Saab, Math. Program. 196, 2022; nodes in
+batches: Meng, Lucas and Mazumder, arXiv 2602.04551.)
+
+A node whose bound is not below the best objective is closed; of others, coordinates
+that the bound decides are fixed, and one that z leaves between 0 and 1 is tried both in
+and out. Where only one or two coordinates are still to be chosen, all choices are
+evaluated instead: after elimination of those inside, with Schur complement E and
+right-hand side q, taking i and j lowers n F by
+
+    1/2 q_i^2 / e_ii + 1/2 (q_j - e_ij q_i / e_ii)^2 / (e_jj - e_ij^2 / e_ii).
+
+That is exact, where most nodes of a tree of relaxations would be.
 """
 
 from __future__ import annotations
@@ -39,18 +51,40 @@ from ..solution import Solution, Status
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
 ALTERNATIONS = 60  # between w and z at most, in a node
 SETTLED = 0.1  # of what a node lacks to be closed: more is not worth alternating for
-LIVE = 1e-6  # z below which a coordinate is left out of the system for w
+LIVE = 1e-4  # z below which a coordinate is left out of the system for w
 WITHIN = 0.999  # of tol, so that a gap of tol is not missed by rounding
 ENTER = 1e-2  # of the largest coefficient: with which one left out comes back
+FIRST = 100  # coordinates with which the relaxation of the first node begins
+BATCH = 64  # nodes relaxed together at most
+SYSTEMS = 2**21  # numbers in the systems of equations that are solved together
+BLOCK = 2**17  # numbers worked on at a time: they stay in the cache
+PAIRS = 2  # coordinates still to be chosen, of which all choices are evaluated
+# Of the tolerance that the rounding of an exact evaluation may take, or it is not used.
+ROUNDING = 0.1
 
 
-class Node(NamedTuple):
-    """What is decided of a support, and the relaxation's minimiser."""
+class Nodes(NamedTuple):
+    """B nodes: what is decided of their supports, and where their relaxations begin."""
+
+    above: np.ndarray  # shape (B,): the parents' bounds
+    inside: np.ndarray  # mask, shape (B, p)
+    outside: np.ndarray  # mask, shape (B, p)
+    z: np.ndarray  # shape (B, p)
+    w: np.ndarray  # shape (B, p): the relaxations' minimisers, once there are any
+
+    def at(self, rows: np.ndarray) -> Nodes:
+        """Some of them."""
+        return Nodes(*(part[rows] for part in self))
+
+
+class Waiting(NamedTuple):
+    """A node in the queue, and the relaxation's minimiser."""
 
     bound: float
     order: int  # breaks ties between equal bounds
     inside: np.ndarray
     outside: np.ndarray
+    live: np.ndarray  # the coordinates with z > 0
     z: np.ndarray
     w: np.ndarray
 
@@ -82,6 +116,15 @@ class Relaxation:
         self._off_c = self._gamma * problem.mu * float(np.linalg.norm(prior))
         largest = np.sort(self._lengths)[::-1][:k]
         self._spread = float(np.linalg.norm(largest))
+        # On a support of k, H = G + mu I and c are known up to E and e, with ||E|| <=
+        # 3 gamma spread^2, Cholesky's rounding included, and ||e|| <= 3 gamma spread
+        # ||b|| + off_c. There n F >= 0 gives mu/2 ||w||^2 <= n F(0) at the minimiser,
+        # so that its value changes by at most 1/2 ||E|| ||w||^2 + ||e|| ||w||; twice
+        # that, for the minimiser of the perturbed problem is bounded by the same.
+        length = (2 * self.at_zero / self.mu) ** 0.5 if self.mu > 0 else np.inf
+        reach = self._spread * length
+        each = 1.5 * reach**2 + 3 * reach * self._b + 4 * self.at_zero
+        self.rounding = 2 * (self._gamma * each + self._off_c * length)
 
     def value(self, S: np.ndarray) -> float:
         """The minimum of n F on a support, without its rounding."""
@@ -89,95 +132,191 @@ class Relaxation:
         w = scipy.linalg.solve(H, self.c[S], assume_a="pos", check_finite=False)
         return self.at_zero - 0.5 * float(self.c[S] @ w)
 
-    def minimiser(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """The w of given z, M w, and the relaxation's value there."""
-        live = np.flatnonzero(z > LIVE)
-        root = np.sqrt(z[live])
-        H = self.M[np.ix_(live, live)] * root * root[:, None]
-        H[np.diag_indices(len(live))] += self.mu
-        w = np.zeros(self.p)
-        w[live] = root * scipy.linalg.solve(
-            H, root * self.c[live], assume_a="pos", check_finite=False
-        )
-        value = self.at_zero - 0.5 * float(self.c @ w)
-        return w, self.M[:, live] @ w[live], value
+    def minimisers(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The w of given z, w'M, and the relaxation's values there."""
+        B, p = z.shape
+        w = np.zeros((B, p))
+        size = max(int(np.max(np.count_nonzero(z > LIVE, axis=1))), 1)
+        step = max(SYSTEMS // size**2, 1)
+        for first in range(0, B, step):
+            here = slice(first, first + step)
+            live = np.argpartition(-z[here], size - 1, axis=1)[:, :size]
+            some = np.take_along_axis(z[here], live, axis=1)
+            root = np.sqrt(np.where(some > LIVE, some, 0.0))
+            H = self.M[live[:, :, None], live[:, None, :]]
+            H *= root[:, :, None]
+            H *= root[:, None, :]
+            H[:, np.arange(size), np.arange(size)] += self.mu
+            right = (root * self.c[live])[:, :, None]
+            np.put_along_axis(
+                w[here], live, root * np.linalg.solve(H, right)[:, :, 0], axis=1
+            )
+        used = np.flatnonzero(np.any(w != 0, axis=0))
+        return w, w[:, used] @ self.M[used], self.at_zero - 0.5 * (w @ self.c)
 
-    def bound(
-        self, v: np.ndarray, Mv: np.ndarray, inside: np.ndarray, free: np.ndarray
-    ) -> tuple[float, np.ndarray]:
-        """A certificate for the supports between `inside` and `inside | free`.
-
-        And the scores q^2, whose largest sum enters it.
-        """
-        scores = (self.c - Mv) ** 2
-        room = self.k - int(np.count_nonzero(inside))
-        chosen = float(np.sum(scores[inside]) + np.sum(_largest(scores[free], room)))
+    def bounds(
+        self, v: np.ndarray, vM: np.ndarray, nodes: Nodes
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Certificates of nodes at points v; their slack; the scores q^2."""
+        scores = (self.c - vM) ** 2
+        inside, outside = nodes.inside, nodes.outside
+        room = self.k - np.count_nonzero(inside, axis=1)
+        free = np.where(inside | outside, 0.0, scores)
+        chosen = np.sum(np.where(inside, scores, 0.0), axis=1)
+        chosen += np.sum(_largest(free, room), axis=1)
         # q is off by at most 3 gamma ||a_j|| (||b|| + sum_i ||a_i|| |v_i|).
-        reach = float(self._lengths @ np.abs(v))
+        reach = np.abs(v) @ self._lengths
         off = 3 * self._gamma * self._spread * (self._b + reach) + self._off_c
-        value = self.at_zero - 0.5 * float(v @ Mv)
+        value = self.at_zero - 0.5 * np.sum(v * vM, axis=1)
         value -= self._gamma * (self.at_zero + 3 * reach**2)
-        bound, self._slack = certified(value, chosen, self.mu, off, self._gamma)
-        return float(bound), scores
+        return *certified(value, chosen, self.mu, off, self._gamma), scores
 
     def fix(
-        self, inside: np.ndarray, outside: np.ndarray, scores: np.ndarray, lack: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, nodes: Nodes, scores: np.ndarray, slack: np.ndarray, lack: np.ndarray
+    ) -> Nodes:
         """Decide what every support must hold, or not, to be below bound + lack."""
-        free = ~(inside | outside)
-        room = self.k - int(np.count_nonzero(inside))
-        if not 0 < room < np.count_nonzero(free):
-            return inside, outside
-        taken = largest_first(inside, outside, scores, self.k) & ~inside
-        left = free & ~taken
-        low, high = np.min(scores[taken]), np.max(scores[left])
-        margin = 2 * self.mu * lack + 2 * self._slack
-        fixed = decided(scores, taken, left, low, high, margin)
-        return inside | fixed.inside, outside | fixed.outside
+        free = ~(nodes.inside | nodes.outside)
+        room = self.k - np.count_nonzero(nodes.inside, axis=1)
+        ranked = _largest(np.where(free, scores, -np.inf), room + 1)
+        ordered = np.sort(ranked, axis=1)[:, ::-1]
+        rows = np.arange(len(room))
+        low = ordered[rows, np.maximum(room - 1, 0)][:, None]
+        high = ordered[rows, np.minimum(room, ordered.shape[1] - 1)][:, None]
+        margin = (2 * self.mu * lack + 2 * slack)[:, None]
+        fixed = decided(scores, free, free, low, high, margin)
+        open_ = ((room > 0) & (np.count_nonzero(free, axis=1) > room))[:, None]
+        return nodes._replace(
+            inside=nodes.inside | (fixed.inside & open_),
+            outside=nodes.outside | (fixed.outside & open_),
+        )
 
     def solve(
-        self, inside: np.ndarray, outside: np.ndarray, z: np.ndarray, cutoff: float
-    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """Alternate from z; return the best bound, its scores, and the last z and w."""
-        free = ~(inside | outside)
-        room = self.k - int(np.count_nonzero(inside))
-        best, best_scores = float("-inf"), np.zeros(self.p)
+        self, nodes: Nodes, cutoff: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Alternate from z; return the best bounds, slack, scores, the last z and w."""
+        B, p = nodes.z.shape
+        best, slack = np.full(B, -np.inf), np.zeros(B)
+        scores, z, w = np.zeros((B, p)), nodes.z.copy(), np.zeros((B, p))
+        rows = np.arange(B)  # of which the bound may rise
         for _ in range(ALTERNATIONS):
-            w, Mw, value = self.minimiser(z)
-            bound, scores = self.bound(w, Mw, inside, free)
-            if bound > best:
-                best, best_scores = bound, scores
-            if best >= cutoff or value - best <= SETTLED * abs(cutoff - value):
+            some = nodes.at(rows)
+            w_now, wM, value = self.minimisers(z[rows])
+            bound, slack_now, q2 = self.bounds(w_now, wM, some)
+            w[rows] = w_now
+            up = bound > best[rows]
+            best[rows[up]], slack[rows[up]] = bound[up], slack_now[up]
+            scores[rows[up]] = q2[up]
+            now = best[rows]
+            going = (now < cutoff) & (value - now > SETTLED * np.abs(cutoff - value))
+            if not np.any(going):
                 break
-            size = np.where(free, np.abs(w), 0.0)
+            rows, some, q2 = rows[going], some.at(going), q2[going]
+            size, room = np.abs(w_now[going]), self.k - np.count_nonzero(some.inside, 1)
+            free = ~(some.inside | some.outside)
+            size[~free] = 0.0
             # One that was left out, but belongs to the largest scores, comes back.
-            least = np.min(_largest(scores[free], room), initial=np.inf)
-            lost = free & (z <= LIVE) & (scores >= least)
-            size[lost] = ENTER * np.max(size)
-            z = inside + shares(size, room)
-        return best, best_scores, z, w
+            q2 = np.where(free, q2, 0.0)
+            ranked = _largest(q2, room)
+            least = np.min(np.where(ranked > 0, ranked, np.inf), axis=1)[:, None]
+            lost = free & (z[rows] <= LIVE) & (q2 >= least)
+            size = np.where(lost, ENTER * np.max(size, axis=1)[:, None], size)
+            z[rows] = some.inside + shares(size, room)
+        return best, slack, scores, z, w
+
+    def completed(self, nodes: Nodes, room: int) -> tuple[np.ndarray, np.ndarray]:
+        """The least n F, and its support, with `room` coordinates more than inside.
+
+        One or two; exact up to `rounding`. O(p^2) a node for two.
+        """
+        B = len(nodes.above)
+        inside = np.nonzero(nodes.inside)[1].reshape(B, self.k - room)
+        free = ~(nodes.inside | nodes.outside)
+        H = self.M[inside[:, :, None], inside[:, None, :]]
+        H += self.mu * np.eye(self.k - room)
+        # Rows of L^-1 H, and L^-1 c: what elimination takes from the others.
+        right = np.concatenate([self.M[inside], self.c[inside][:, :, None]], axis=2)
+        taken = np.linalg.solve(np.linalg.cholesky(H), right)
+        C, y = taken[:, :, :-1], taken[:, :, -1:]
+        q = self.c - np.sum(C * y, axis=1)
+        d = self.M.diagonal() + self.mu - np.sum(C * C, axis=1)
+        q, d = np.where(free, q, 0.0), np.where(free, d, 1.0)
+        support, gain = nodes.inside.copy(), np.empty(B)
+        for node in range(B):
+            if room == 1:
+                gains = q[node] ** 2 / d[node]
+                gains[~free[node]] = -1.0
+                chosen = [int(np.argmax(gains))]
+                gain[node] = gains[chosen[0]]
+            else:
+                S = np.flatnonzero(free[node])
+                gain[node], i, j = self._pair(S, C[node][:, S], q[node, S], d[node, S])
+                chosen = [S[i], S[j]]
+            support[node, chosen] = True
+        return self.at_zero - 0.5 * (np.sum(y * y, axis=(1, 2)) + gain), support
+
+    def _pair(
+        self, S: np.ndarray, C: np.ndarray, q: np.ndarray, d: np.ndarray
+    ) -> tuple[float, int, int]:
+        """The two of S that lower 2 n F most, by how much, and which."""
+        most, pair, f = -1.0, (0, 1), len(S)
+        step = max(BLOCK // f, 1)
+        whole = f == self.p
+        for first in range(0, f - 1, step):
+            rows, later = slice(first, min(first + step, f)), slice(first, f)
+            E = C[:, rows].T @ C[:, later]
+            M = self.M[rows, later] if whole else self.M[np.ix_(S[rows], S[later])]
+            np.subtract(M, E, out=E)
+            T = E / d[rows, None]
+            E *= T
+            np.subtract(d[later], E, out=E)
+            T *= q[rows, None]
+            np.subtract(q[later], T, out=T)
+            np.multiply(T, T, out=T)
+            # (Above the diagonal only: each pair once, and none with itself.)
+            lower = np.tril_indices(T.shape[0])
+            T[lower], E[lower] = -np.inf, 1.0
+            T /= E
+            T += (q[rows] ** 2 / d[rows])[:, None]
+            at = int(np.argmax(T))
+            if T.flat[at] > most:
+                i, j = divmod(at, T.shape[1])
+                most, pair = float(T.flat[at]), (first + i, first + j)
+        return most, *pair
 
 
-def _largest(x: np.ndarray, k: int) -> np.ndarray:
-    k = min(k, len(x))
-    return np.partition(x, len(x) - k)[len(x) - k :] if k else x[:0]
+def _largest(x: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """The k[i] largest numbers of row i of x, in any order; 0 beside them."""
+    p, most = x.shape[1], int(np.max(k, initial=0))
+    most = min(most, p)
+    if most == 0:
+        return x[:, :0]
+    at = np.unique(p - np.clip(k, 1, p))
+    tail = np.partition(x, at, axis=1)[:, p - most :]
+    return np.where(np.arange(most, 0, -1) <= k[:, None], tail, 0.0)
 
 
-def shares(size: np.ndarray, room: int) -> np.ndarray:
-    """The z in [0, 1] of sum `room` at most with the least sum of size^2 / z.
+def shares(size: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """The z in [0, 1] of sum `room` at most with the least sum of size^2 / z, by rows.
 
     It is min(1, size / theta).
     """
-    if room == 0 or not np.any(size):
+    ordered = np.sort(_largest(size, room), axis=1)[:, ::-1]
+    if not ordered.shape[1]:
         return np.zeros_like(size)
-    ordered = np.sort(size)[::-1]
     # With the m largest at 1, theta shares out what is left of the room.
-    rest = np.cumsum(ordered[::-1])[::-1][:room]
-    theta = rest / (room - np.arange(len(rest)))
-    m = int(np.argmax(ordered[: len(rest)] <= theta))
-    if ordered[m] > theta[m] or theta[m] == 0:
-        return (size > 0).astype(float)
-    return np.minimum(1.0, size / theta[m])
+    m = np.arange(ordered.shape[1])
+    before = np.cumsum(ordered, axis=1) - ordered
+    rest = np.maximum(np.sum(size, axis=1)[:, None] - before, 0.0)
+    left = room[:, None] - m
+    theta = rest / np.maximum(left, 1)
+    fits = (ordered <= theta * (1 + 1e-15)) & (left > 0)
+    at = np.argmax(fits, axis=1)
+    found = np.take_along_axis(theta, at[:, None], axis=1)
+    found[~np.any(fits, axis=1)] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(size > 0, np.minimum(1.0, size / found), 0.0)
+    z[room == 0] = 0.0
+    return z
 
 
 def branch(
@@ -206,7 +345,7 @@ def branch(
     tol : float
         Supports that are better by less than this share of n F are not looked for.
     on_step : callable or None
-        Called with the best coefficients after each node; True stops.
+        Called with the best coefficients after each batch of nodes; True stops.
     required : ndarray of int, or None
         Coordinates that are in every support, fewer than k.
 
@@ -217,8 +356,9 @@ def branch(
 
     Notes
     -----
-    A node costs some systems of as many equations as the relaxation has coordinates
-    above 0, O(p^3) each at most. Memory: p x p, on the host.
+    A relaxation costs some systems of as many equations as it has coordinates above 0,
+    O(p^3) each at most, and products with as many rows of M; a node evaluated O(p^2).
+    Memory: p x p and the queue, on the host.
     """
     xp = problem.xp
     out = None if solution.fixed is None else solution.fixed[1]
@@ -230,63 +370,33 @@ def branch(
     if not relaxation.mu > 1e-9 * float(np.max(relaxation.M.diagonal(), initial=0.0)):
         return _not_begun(solution, "columns depend on each other")
 
-    best, status = solution, Status.CONVERGED
-    leaves, queue, order, nodes = float("inf"), list[Node](), count(), 0
-    none, tried = np.zeros(p, dtype=bool), set()
-    waiting = [_root(none if required is None else np.isin(to_host(S), required), k)]
+    tree = _Tree(problem, S, relaxation, solution, tol)
+    status = Status.CONVERGED
+    none = np.zeros(p, dtype=bool)
+    waiting = tree.first(none if required is None else np.isin(to_host(S), required))
     while True:
-        cutoff = best.objective * (1 - WITHIN * tol)
-        for above, inside, outside, z in waiting:
-            nodes += 1
-            bound, scores, z, w = relaxation.solve(inside, outside, z, cutoff)
-            bound = max(bound, above)
-            guess = largest_first(inside, outside, np.abs(w), k)
-            if guess.tobytes() not in tried:
-                tried.add(guess.tobytes())
-                best = _better(problem, S, np.flatnonzero(guess), relaxation, best)
-            if bound >= cutoff:
-                continue
-            inside, outside = relaxation.fix(inside, outside, scores, cutoff - bound)
-            free = ~(inside | outside)
-            room = k - int(np.count_nonzero(inside))
-            if 0 < room < np.count_nonzero(free):
-                heapq.heappush(queue, Node(bound, next(order), inside, outside, z, w))
-                continue
-            # One support is left.
-            last = inside | free if room > 0 else inside
-            best = _better(problem, S, np.flatnonzero(last), relaxation, best)
-            w, Mw, _ = relaxation.minimiser(1.0 * last)
-            leaves = min(leaves, relaxation.bound(w, Mw, last, none)[0])
-        if on_step is not None and on_step(best.coef):
+        tree.grow(waiting)
+        if on_step is not None and on_step(tree.best.coef):
             status = Status.STOPPED
             break
-        if not queue or queue[0].bound >= best.objective * (1 - WITHIN * tol):
+        if not tree.queue or tree.queue[0].bound >= tree.cutoff:
             break
-        if nodes >= max_nodes:
+        if tree.nodes >= max_nodes:
             status = Status.MAX_ITER
             break
-        waiting = _children(heapq.heappop(queue), k)
-    least = min([cutoff, leaves, *(node.bound for node in queue[:1])])
-    return _with_proof(best, least, nodes, status, tol)
+        waiting = tree.children(max_nodes - tree.nodes)
+    return _with_proof(tree, status)
 
 
-def _with_proof(
-    best: Solution, least: float, nodes: int, status: Status, tol: float
-) -> Solution:
-    """Return the best solution with what the tree proves: nothing is below `least`."""
+def _with_proof(tree: _Tree, status: Status) -> Solution:
+    """Return the best solution with what the tree proves of it."""
+    best = tree.best
     known = best.lower_bound if best.lower_bound == best.lower_bound else 0.0
-    best = replace(best, lower_bound=min(max(known, least), best.objective))
-    if best.gap <= tol and status is not Status.STOPPED:
+    best = replace(best, lower_bound=min(max(known, tree.least()), best.objective))
+    if best.gap <= tree.tol and status is not Status.STOPPED:
         status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
-    note = f"branch and bound: {nodes} nodes, proven gap {best.gap:.2%}"
+    note = f"branch and bound: {tree.nodes} nodes, proven gap {best.gap:.2%}"
     return replace(best, status=status, history=(*best.history, note))
-
-
-def _root(inside: np.ndarray, k: int) -> tuple:
-    """The node of all supports; what is left of k is spread over the others."""
-    used = int(np.count_nonzero(inside))
-    share = min((k - used) / max(len(inside) - used, 1), 1.0)
-    return 0.0, inside, np.zeros_like(inside), np.where(inside, 1.0, share)
 
 
 def _not_begun(solution: Solution, why: str) -> Solution:
@@ -294,23 +404,159 @@ def _not_begun(solution: Solution, why: str) -> Solution:
     return replace(solution, history=(*solution.history, note))
 
 
-def _children(node: Node, k: int) -> list[tuple]:
-    """Two nodes: with and without the largest coefficient that z leaves open."""
-    free = ~(node.inside | node.outside)
-    between = free & (node.z < 1 - LIVE)
-    j = int(
-        np.argmax(np.where(between if np.any(between) else free, np.abs(node.w), -1))
-    )
-    children = []
-    for chosen in (True, False):
-        inside, outside = node.inside.copy(), node.outside.copy()
-        (inside if chosen else outside)[j] = True
-        free = ~(inside | outside)
-        room = k - int(np.count_nonzero(inside))
-        z = np.where(free, np.maximum(node.z, 2 * LIVE), 0.0)
-        z = inside + np.minimum(1.0, z * (room / np.sum(z)) if room else 0.0)
-        children.append((node.bound, inside, outside, z))
-    return children
+class _Tree:
+    """The nodes that are still to be searched, and the best solution met."""
+
+    def __init__(
+        self,
+        problem: LeastSquares,
+        S: Array,
+        relaxation: Relaxation,
+        best: Solution,
+        tol: float,
+    ) -> None:
+        self.problem, self.S, self.relaxation = problem, S, relaxation
+        self.best, self.tol = best, tol
+        self.queue, self.nodes, self._leaves = list[Waiting](), 0, float("inf")
+        self._order, self._tried = count(), set[bytes]()
+
+    @property
+    def cutoff(self) -> float:
+        """Supports that are not below it are not looked for."""
+        return self.best.objective * (1 - WITHIN * self.tol)
+
+    def least(self) -> float:
+        """No support has n F below this."""
+        return min(
+            [self.cutoff, self._leaves, *(node.bound for node in self.queue[:1])]
+        )
+
+    def first(self, inside: np.ndarray) -> Nodes:
+        """All supports with those coordinates."""
+        relax = self.relaxation
+        inside = inside[None, :]
+        size = np.where(inside, 0.0, np.abs(relax.c))
+        size[size < np.sort(size[0])[-min(FIRST, relax.p)]] = 0.0
+        room = np.array([min(relax.k, relax.p) - np.count_nonzero(inside)])
+        z = inside + shares(size, room)
+        return Nodes(np.zeros(1), inside, np.zeros_like(inside), z, np.zeros_like(z))
+
+    def grow(self, nodes: Nodes) -> None:
+        """Close nodes, by evaluation or by their bounds, or queue them."""
+        relax = self.relaxation
+        self.nodes += len(nodes.above)
+        nodes = self._evaluated(nodes)
+        if not len(nodes.above):
+            return
+        bound, slack, scores, z, w = relax.solve(nodes, self.cutoff)
+        for row in range(len(bound)):
+            inside, outside = nodes.inside[row], nodes.outside[row]
+            self._try(largest_first(inside, outside, np.abs(w[row]), relax.k))
+        kept = np.flatnonzero(np.maximum(bound, nodes.above) < self.cutoff)
+        if not len(kept):
+            return
+        # The scores decide by the bound that they gave, not by a parent's better one.
+        lack = self.cutoff - bound[kept]
+        nodes = nodes._replace(
+            above=np.maximum(bound, nodes.above), z=np.where(z > LIVE, z, 0.0), w=w
+        )
+        fixed = relax.fix(nodes.at(kept), scores[kept], slack[kept], lack)
+        nodes = self._evaluated(fixed)
+        for above, inside, outside, z_row, w_row in zip(*nodes, strict=True):
+            live = np.flatnonzero(z_row)
+            decided = np.packbits(inside), np.packbits(outside)
+            node = Waiting(
+                float(above),
+                next(self._order),
+                *decided,
+                live,
+                z_row[live],
+                w_row[live],
+            )
+            heapq.heappush(self.queue, node)
+
+    def children(self, room: int) -> Nodes:
+        """Of some nodes with the least bounds, and with room for so many children.
+
+        Two of each: with and without the largest coefficient that z leaves open.
+        """
+        relax, parts = self.relaxation, list[tuple]()
+        number = min(BATCH, max(len(self.queue) // 2, 1), max(room // 2, 1))
+        while self.queue and len(parts) < 2 * number:
+            if self.queue[0].bound >= self.cutoff:
+                break
+            node = heapq.heappop(self.queue)
+            masks = (node.inside, node.outside)
+            inside, outside = (np.unpackbits(m, count=relax.p) > 0 for m in masks)
+            z, w = np.zeros(relax.p), np.zeros(relax.p)
+            z[node.live], w[node.live] = node.z, np.abs(node.w)
+            free = ~(inside | outside)
+            between = free & (z < 1 - LIVE)
+            j = int(np.argmax(np.where(between if np.any(between) else free, w, -1)))
+            for chosen in (True, False):
+                masks = inside.copy(), outside.copy()
+                masks[0 if chosen else 1][j] = True
+                free = ~(masks[0] | masks[1])
+                left = relax.k - int(np.count_nonzero(masks[0]))
+                begin = np.where(free, z, 0.0)
+                total = float(np.sum(begin))
+                if left and total > 0:
+                    begin = np.minimum(1.0, begin * (left / total))
+                begin = masks[0] + (begin if left else 0.0)
+                parts.append((node.bound, *masks, begin, np.zeros(relax.p)))
+        return Nodes(*(np.array(part) for part in zip(*parts, strict=True)))
+
+    def _evaluated(self, nodes: Nodes) -> Nodes:
+        """Evaluate all supports of nodes that have few; return the others."""
+        relax = self.relaxation
+        free = np.count_nonzero(~(nodes.inside | nodes.outside), axis=1)
+        room = relax.k - np.count_nonzero(nodes.inside, axis=1)
+        last = (room == 0) | (free <= room)
+        if np.any(last):
+            self._leave(nodes.at(last))
+        exact = relax.rounding <= ROUNDING * self.tol * self.best.objective
+        for more in range(1, PAIRS + 1):
+            rows = ~last & (room == more)
+            if not exact or not np.any(rows):
+                continue
+            values, supports = relax.completed(nodes.at(rows), more)
+            at = int(np.argmin(values))
+            self._leaves = min(self._leaves, float(values[at]) - relax.rounding)
+            self._try(supports[at])
+            last = last | rows
+        return nodes.at(~last)
+
+    def _leave(self, nodes: Nodes) -> None:
+        """Evaluate nodes with one support each."""
+        relax = self.relaxation
+        room = relax.k - np.count_nonzero(nodes.inside, axis=1)
+        supports = np.where((room > 0)[:, None], ~nodes.outside, nodes.inside)
+        for support in supports:
+            self._try(support)
+        w, wM, values = relax.minimisers(1.0 * supports)
+        only = nodes._replace(inside=supports, outside=~supports)
+        bounds = np.maximum(relax.bounds(w, wM, only)[0], values - relax.rounding)
+        self._leaves = min(self._leaves, float(np.min(bounds)))
+
+    def _try(self, support: np.ndarray) -> None:
+        """Keep the better of the best solution and the backsolve on a support."""
+        key = np.packbits(support).tobytes()
+        if key in self._tried:
+            return
+        self._tried.add(key)
+        part = np.flatnonzero(support)
+        if not self.relaxation.value(part) < self.best.objective:
+            return
+        problem, xp = self.problem, self.problem.xp
+        index = xp.take(self.S, xp.asarray(part, device=problem.device))
+        found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
+        if found.objective < self.best.objective:
+            self.best = replace(
+                self.best,
+                coef=found.coef,
+                support=found.support,
+                objective=found.objective,
+            )
 
 
 def largest_first(
@@ -321,19 +567,3 @@ def largest_first(
     mask = np.zeros(len(size), dtype=bool)
     mask[np.argsort(-ranked, kind="stable")[:k]] = True
     return mask & ~outside
-
-
-def _better(
-    problem: LeastSquares, S: Array, part: np.ndarray, relax: Relaxation, best: Solution
-) -> Solution:
-    """The better of a solution and the backsolve on S[part]."""
-    if not relax.value(part) < best.objective:
-        return best
-    xp = problem.xp
-    index = xp.take(S, xp.asarray(part, device=problem.device))
-    found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
-    if not found.objective < best.objective:
-        return best
-    return replace(
-        best, coef=found.coef, support=found.support, objective=found.objective
-    )
