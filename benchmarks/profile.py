@@ -27,36 +27,37 @@ INTERVAL = 1e-3  # seconds of CPU time between two looks
 # Functions of a file of the core, or all others of it, by operation.
 OPERATIONS = {
     "products with A": {
-        "products": "dot tdot _rough read blocks spread",
-        "problem": "matvec rmatvec column_norms __init__ _weigh",
-        "quadratic": "*",
+        "design": "dot tdot _rough read blocks spread",
+        "least_squares": "matvec rmatvec column_norms __init__ _weigh",
+        "base": "*",
     },
     "columns of A copied": {
-        "products": "take part __init__",  # felt where the copy is passed on
-        "problem": "columns restrict",
+        "design": "take part __init__",  # its time counts where the copy is passed on
+        "least_squares": "columns restrict",
         "arrays": "take_columns",
         "columns": "_read __init__",
     },
     "Gram matrices": {
-        "arrays": "add_outer mirror",
+        "linalg": "add_outer mirror",
         "columns": "gram cross",
-        "problem": "outer_gram",
+        "least_squares": "outer_gram",
     },
     "triangular factor of A": {
-        "arrays": "triangular",
-        "problem": "_triangular reduced",
-        "products": "rows",
+        "linalg": "triangular joined _joined",
+        "least_squares": "_triangular _own_factor reduced",
+        "design": "rows",
     },
-    "thresholds": {"arrays": "top_k_mask kth_largest", "patterns": "*"},
-    "backsolves": {"arrays": "*", "backsolve": "*", "support_solver": "*"},
+    "thresholds": {"arrays": "top_k_mask kth_largest", "matroids": "*", "space": "*"},
+    "backsolves": {"linalg": "*", "backsolve": "*", "minimum": "*"},
     "swaps on working sets": {
         "swaps": "*",
         "working_set": "*",
-        "tableau": "*",
+        "swap_state": "*",
+        "local_search": "*",
         "restarts": "*",
     },
-    "vectors of the ascent": {"dual": "*"},
-    "vectors of the descent": {"iht": "*", "starts": "*"},
+    "vectors of the ascent": {"dual": "*", "certificate": "*"},
+    "vectors of the descent": {"iht": "*", "initial": "*"},
 }
 REST = "all else"
 
@@ -83,7 +84,7 @@ def profiled(call: Callable[[], object], repeat: int) -> tuple[Counter, Counter]
         place = "outside the library"
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.parent == core:
+            if core in path.parents:
                 # Comprehensions and lambdas belong to their function.
                 name = frame.f_code.co_name
                 if not name.startswith("<"):

@@ -147,7 +147,7 @@ class ChitaRegressorCV(ChitaRegressor):
         all targets together, with "pooled" that of coefficients, see
         :class:`ChitaRegressor`. "separate" takes one target.
 
-    solver : {"auto", "iht", "swap", ...}, default="auto"
+    solver : {"auto", "swap", "admm", "dual", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10

@@ -231,7 +231,7 @@ def chita_path(
     sample_weight : float or array-like of shape (n_samples,), default=None
         Weights, at least 0 and not all 0.
 
-    solver : {"auto", "iht", "swap", ...}, default="auto"
+    solver : {"auto", "swap", "admm", "dual", ...}, default="auto"
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10

@@ -354,3 +354,10 @@ def test_every_file_that_is_said_to_test_a_promise_exists():
     named = re.findall(r"``(tests/[\w/]+\.py)``", page.read_text(encoding="utf-8"))
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_profile_knows_the_files_of_the_core():
+    from benchmarks.profile import OPERATIONS
+
+    named = {name for files in OPERATIONS.values() for name in files}
+    assert named <= {path.stem for path in python_files(CORE)}

@@ -39,7 +39,7 @@ def solve(
         The quadratic.
     pattern : Pattern
         The allowed supports.
-    solver : {"auto", "iht", "swap", "dual", "dense", "exact"}, default="auto"
+    solver : {"auto", "swap", "admm", "dual", "iht", "dense", "exact"}, default="auto"
         The plan:
 
         - "swap": forward selection, all-pairs swaps, restarts; then the certificate,
@@ -56,8 +56,8 @@ def solve(
           `max_iter` nodes at most. Only "swap" for patterns other than `Cardinality`,
           or where the bound leaves more than 1000 coordinates undecided.
         - "auto": every support in turn where there are at most `ENUMERATE_UP_TO`;
-          "swap" for up to `SWAPS_UP_TO` non-zeros; else "dual" if mu > 0, else
-          "iht".
+          "admm" for many non-zeros where its matrices are small enough; "swap" for
+          up to `SWAPS_UP_TO` non-zeros; else "dual" if mu > 0, else "iht".
     start : array of shape (p,) or None, default=None
         Coefficients to start from; cut to the pattern if they do not fit.
     n_restarts : int, default=10
