@@ -36,9 +36,10 @@ def values_of(solutions: Sequence[Solution], n: float) -> Values:
     largest = float(np.max(objectives))
     if not math.isfinite(largest):
         msg = (
-            f"The objective is {largest}: the squares of coef_prior, or of the "
-            "coefficients, are too large for floating-point numbers. Scale X and y, "
-            "for example with sklearn.preprocessing.StandardScaler, or coef_prior."
+            f"The objective is {largest}: the ridge, or the squares of coef_prior or "
+            "of the coefficients, are too large for floating-point numbers. Scale X "
+            "and y, for example with sklearn.preprocessing.StandardScaler, or "
+            "coef_prior, or lower the ridge."
         )
         raise ValueError(msg)
     # F is never negative: where it is 0, so is the bound, whoever has looked.

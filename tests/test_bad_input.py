@@ -419,3 +419,48 @@ def test_integer_and_boolean_X_become_float64(data):
 def test_lists_will_do():
     model = ChitaRegressor(1).fit([[1, 2], [3, 4], [5, 7]], [1, 2, 3])
     assert len(model.predict([[1, 2]])) == 1
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("scale", "dtype", "ridge"), [(1e-42, np.float32, 1e-4), (1.0, np.float64, 1e308)]
+)
+def test_what_overflows_is_refused_with_every_cause(data, scale, dtype, ridge):
+    X, y = data
+    X = (scale * X).astype(dtype)
+    with pytest.raises(ValueError, match=r"The objective is (nan|inf): the ridge, or"):
+        ChitaRegressor(2, ridge).fit(X, y)
+    with pytest.raises(ValueError, match=r"The objective is (nan|inf): the ridge, or"):
+        chita_path(X, y, 2, ridge=ridge)
+
+
+@pytest.mark.parametrize("convert", [np.float16, np.longdouble, np.int8, np.bool_])
+def test_numbers_of_other_types_are_what_they_are_as_float64(data, convert):
+    X, y = (3 * data[0]).astype(convert), data[1]
+    model = ChitaRegressor(2, random_state=0).fit(X, y)
+    same = ChitaRegressor(2, random_state=0).fit(X.astype(np.float64), y)
+    assert_array_equal(model.coef_, same.coef_)
+    assert model.objective_ == same.objective_
+
+
+def test_nullable_columns_of_pandas_are_numbers(data):
+    pandas = pytest.importorskip("pandas")
+    X, y = (10 * data[0]).astype(np.int64), data[1]
+    frame = pandas.DataFrame(X).astype("Int64")
+    model = ChitaRegressor(2, random_state=0).fit(
+        frame, pandas.Series(y, dtype="Float64")
+    )
+    assert_array_equal(model.coef_, ChitaRegressor(2, random_state=0).fit(X, y).coef_)
+    with pytest.raises(ValueError, match="NaN"):
+        ChitaRegressor(2).fit(frame.mask(frame > 10), y)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_samples_are_fitted(data, n):
+    X, y = data[0][:n], data[1][:n]
+    model = ChitaRegressor(2, random_state=0).fit(X, y)
+    assert model.gap_ == 0
+    assert model.objective_ <= 0.5 * np.var(y)
+    if n == 1:
+        assert model.intercept_ == y[0]
+        assert not np.any(model.coef_)
