@@ -26,7 +26,7 @@ class Case:
     def but(self, **changes):
         return replace(self, **changes)
 
-    def problem(self, to=lambda x: x):
+    def problem(self, to=lambda x: x, **options):
         """The same as the library's LeastSquares, each array passed through `to`."""
         from chita_sklearn.core import LeastSquares
 
@@ -39,6 +39,7 @@ class Case:
             prior=prior,
             sample_weight=weights,
             fit_intercept=self.intercept,
+            **options,
         )
 
     @property

@@ -1,11 +1,10 @@
 """Coordinate descent reaches the backsolve's answer and never rises on the way."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from chita_sklearn.core import LeastSquares, Solution
+from chita_sklearn.core.limits import Limits
 from chita_sklearn.core.refit.backsolve import backsolve
 from chita_sklearn.core.refit.coordinate_descent import coordinate_descent
 
@@ -52,11 +51,10 @@ def test_one_block_of_everything_is_the_backsolve():
     assert whole.objective == pytest.approx(best.objective, rel=1e-12)
 
 
-def test_supports_too_large_for_a_factor_are_solved_by_it(monkeypatch):
-    module = sys.modules[backsolve.__module__]
+def test_supports_too_large_for_a_factor_are_solved_by_it():
     problem, given = start(30, 80, 50, 0.1, prior=True, seed=2)
     best = backsolve(problem, given)
-    monkeypatch.setattr(module, "FACTOR_UP_TO", 20)
-    found = module.backsolve(problem, given)
+    problem.limits = Limits(factor_up_to=20)
+    found = backsolve(problem, given)
     assert "coordinate descent" in found.history[-1]
     assert found.objective == pytest.approx(best.objective, rel=1e-6)

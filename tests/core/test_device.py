@@ -22,6 +22,7 @@ from chita_sklearn.core import (
 from chita_sklearn.core import arrays as seam
 from chita_sklearn.core.improvers.iht import _Step
 from chita_sklearn.core.initial import metric
+from chita_sklearn.core.limits import Limits
 
 N, P = 20, 300
 
@@ -275,10 +276,10 @@ def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
 
 
 @pytest.mark.parametrize("solver", ["auto", "dual", "iht", "dense"])
-def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver, monkeypatch):
-    # (What is of no account beside a large X counts beside this one.)
-    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
-    assert above(solver, np.float64, (3000, 3000), 300, ridge=1.0) < 0.25
+def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver):
+    # (The 8 MB that are allowed beside any X would be much beside this one.)
+    none = Limits(side_least=0)
+    assert above(solver, np.float64, (3000, 3000), 300, 1.0, limits=none) < 0.25
 
 
 @pytest.mark.parametrize("solver", ["auto", "dense"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
 from chita_sklearn.core.improvers.dual import Dual, certify, dual
+from chita_sklearn.core.limits import Limits
 from chita_sklearn.core.refit.backsolve import backsolver
 
 KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
@@ -271,20 +272,19 @@ def test_a_mixture_cut_to_its_largest_coordinates_still_proves(
     case = oracle.case(seed, n=10, p=12, ridge=10.0**logridge)
     pattern = Cardinality(2)
     best = optimum(oracle, case, pattern)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
-        assert case.problem().side() < 3  # two supports make more
-        found = solve(case.problem(), pattern, solver=solver, tol=0.0)
+    problem = case.problem(limits=Limits(side_least=0))
+    assert problem.side() < 3  # two supports make more
+    found = solve(problem, pattern, solver=solver, tol=0.0)
     is_below(found.lower_bound, best, rounding(case, found))
 
 
-def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much(monkeypatch):
+def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 300))
     y = X[:, :40] @ rng.standard_normal(40) + rng.standard_normal(300)
     problem = LeastSquares(X, y, ridge=0.1)
     whole = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
-    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
+    problem = LeastSquares(X, y, ridge=0.1, limits=Limits(side_least=0))
     assert problem.side() < 100
     cut = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
     assert whole.gap < cut.gap < 1.2 * whole.gap

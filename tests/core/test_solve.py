@@ -18,6 +18,7 @@ from chita_sklearn.core import (
     solve,
 )
 from chita_sklearn.core.initial import conjugate_gradients
+from chita_sklearn.core.limits import Limits
 from chita_sklearn.core.plans import choose
 
 KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
@@ -190,11 +191,11 @@ def test_conjugate_gradients_end_at_the_unconstrained_minimiser(oracle, seed):
     assert case.objective(w) <= least + 1e-6 * at_w_bar
 
 
-def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
+def test_the_dense_plan_needs_no_gram_of_all_columns(oracle):
     case = oracle.case(0, n=60, p=200, ridge=1.0, prior=None)
     direct = solve(case.problem(), Cardinality(20), solver="dense")
-    monkeypatch.setattr("chita_sklearn.core.problem.least_squares.SIDE_LEAST", 0)
-    found = solve(case.problem(), Cardinality(20), solver="dense")
+    small = case.problem(limits=Limits(side_least=0))
+    found = solve(small, Cardinality(20), solver="dense")
     assert any("conjugate gradients" in note for note in found.history)
     assert not any("conjugate gradients" in note for note in direct.history)
     assert np.array_equal(found.support, direct.support)
@@ -202,7 +203,7 @@ def test_the_dense_plan_needs_no_gram_of_all_columns(oracle, monkeypatch):
     least = case.objective(case.refit(found.support))
     assert found.objective == pytest.approx(least, rel=1e-12)
     assert direct.objective == pytest.approx(least, rel=1.1e-11)  # SUBOPTIMAL
-    few = solve(case.problem(), Cardinality(20), solver="dense", max_iter=2)
+    few = solve(small, Cardinality(20), solver="dense", max_iter=2)
     assert any("2 steps" in note for note in few.history)
     assert few.status is Status.MAX_ITER
     assert found.status is not Status.MAX_ITER

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..limits import LIMITS, Limits
 from .space import Space
 
 
@@ -69,6 +70,8 @@ class Quadratic(ABC):
     has_targets = False  # whether it is made of many targets on one Gram each: `layers`
 
     has_moments = False  # whether it is several targets of one X: `moments`
+
+    limits: Limits = LIMITS  # memory that a search may take beside the data
 
     p: int
     n_rows: int

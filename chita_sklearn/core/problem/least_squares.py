@@ -18,16 +18,12 @@ from typing import Any
 import scipy.sparse
 
 from ..arrays import Array
+from ..limits import LIMITS, Limits
 from ..linalg import add_outer, joined, mirror, rows_at_a_time
 from .base import Rows, Structure
 from .columns import Columns
 from .design import Dense, Scaled, Sparse
 
-# While a Gram matrix is formed, A_S is held in blocks of rows: of GRAM_SHARE of the
-# memory of X, at most GRAM_BLOCK bytes (larger blocks are no faster) and at least
-# GRAM_LEAST (a share of a small X would cut it into slivers).
-GRAM_BLOCK, GRAM_SHARE, GRAM_LEAST = 2**25, 1 / 16, 2**21
-SIDE_LEAST = 1000  # a Gram matrix of this side takes 8 MB, held however small X is
 # X is reduced to its triangular factor where it takes at least TALL times the memory
 # of the factor (forming it takes six times that). It takes the time of TO_FACTOR
 # passes over X, and of one more for every COLUMNS_A_PASS columns.
@@ -67,6 +63,9 @@ class LeastSquares(Rows):
     signs : array of shape (p,) or None, default=None
         The signs that coefficients may have: -1, 1, or 0 for either. None is either
         for all.
+
+    limits : Limits, default=LIMITS
+        How much memory a search may take beside X.
 
     Attributes
     ----------
@@ -109,7 +108,9 @@ class LeastSquares(Rows):
         fit_intercept: bool = False,
         standardize: bool = False,
         signs: Array | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
+        self.limits = limits
         data: Any = Sparse(X) if scipy.sparse.issparse(X) else Dense(X)
         self._data = data
         xp = self.xp = data.xp
@@ -351,14 +352,15 @@ class LeastSquares(Rows):
     @property
     def _gram_block(self) -> int:
         """Numbers of A held at a time while a Gram is formed, with their casts."""
-        share = int(GRAM_SHARE * self._data.nbytes)
+        share = int(self.limits.gram_share * self._data.nbytes)
         own = 8 if self._data.exact else 12  # the block, and what is cast to it
-        return max(min(GRAM_BLOCK, share), GRAM_LEAST) // own
+        return max(min(self.limits.gram_block, share), self.limits.gram_least) // own
 
     def side(self, rough: bool = False) -> int:
         """Side of a Gram matrix that is little beside X: there may be several."""
         own = 4 if rough and self._m is None else 8
-        return max(math.isqrt(int(GRAM_SHARE * self._data.nbytes / own)), SIDE_LEAST)
+        share = int(self.limits.gram_share * self._data.nbytes / own)
+        return max(math.isqrt(share), self.limits.side_least)
 
     def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
         """D[rows] r, for a vector or a matrix of rows."""

@@ -28,8 +28,6 @@ from .base import SUBOPTIMAL, Minimiser, SupportSolver
 from .block_diagonal import BlockBacksolver
 from .coordinate_descent import coordinate_descent
 
-# Side of the largest Gram matrix that is factored: 3 GB. Coordinate descent beyond.
-FACTOR_UP_TO = 20_000
 REFINEMENTS = 5  # steps of iterative refinement at most; one or two suffice
 # Where rounding spoils the n x n system, the s x s one is solved for up to so many
 # times n columns, although it is larger.
@@ -357,7 +355,7 @@ def backsolve(
     """
     if problem.has_grams:
         size = int(problem.space.count(solution.support))
-        if min(size, problem.n_rows) > FACTOR_UP_TO:
+        if min(size, problem.n_rows) > problem.limits.factor_up_to:
             return coordinate_descent(problem, solution)
     solver = backsolver(problem) if solver is None else solver
     w, r, _ = solver(solution.support)
