@@ -22,8 +22,10 @@ from importlib.util import find_spec
 
 import pytest
 
-# The adapter's modules import torch; without it they are not collected.
-collect_ignore = [] if find_spec("torch") else ["adapters"]
+# An adapter's modules import its library; without it they are not collected.
+collect_ignore = [
+    f"adapters/chita_{name}" for name in ("torch", "dask") if not find_spec(name)
+]
 
 
 @cache

@@ -30,7 +30,7 @@ from sklearn.utils import check_array
 from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import _get_feature_names, _safe_indexing
-from ._validation import checked_weights
+from ._validation import checked_weights, refuse_dask
 from .core import Factored
 from .core.linalg import joined, joined_factors, rows_at_a_time
 
@@ -561,6 +561,7 @@ class Moments:
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[Any, np.ndarray, np.ndarray | None, Any]:
         """Rows that can be summed, in the order of columns of those before them."""
+        refuse_dask("Moments.update", X=X, y=y, sample_weight=sample_weight)
         names = _get_feature_names(X)
         _refuse_other_than_numbers(X)
         if self.n_samples_:
@@ -910,7 +911,8 @@ def moments(
         pieces, _shown(results, len(pieces), progress), strict=True
     ):
         found[fold] = found[fold].merge(part)
-        _release(X)
+        for array in (X, y, sample_weight):
+            _release(array)
     for fold, seen in enumerate(found):
         if not seen.n_samples_:
             where = "The data have" if folds is None else f"Fold {fold} has"

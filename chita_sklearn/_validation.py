@@ -94,6 +94,7 @@ def checked_data(
     `check` is scikit-learn's own: `check_X_y`, or `validate_data` of an estimator.
     Returns X, y, the weights and the namespace.
     """
+    refuse_dask(caller, X=X, y=y, sample_weight=sample_weight)
     refuse_device_arrays(
         caller, X=X, y=y, sample_weight=sample_weight, coef_prior=coef_prior
     )
@@ -113,6 +114,18 @@ def checked_data(
     # Neither y nor the weights are rounded to a float32 X: the core computes in
     # float64, and only what it returns is of X's dtype.
     return X, y, checked_weights(sample_weight, X, xp), xp
+
+
+def refuse_dask(caller: str, **arrays: Any) -> None:
+    """Raise TypeError for dask collections, which NumPy would silently compute here."""
+    for name, array in arrays.items():
+        if hasattr(array, "__dask_graph__"):
+            msg = (
+                f"{name} is a dask collection, all of which {caller} would pull into "
+                "this process. Use chita_dask.DaskChitaRegressor, which leaves the "
+                f"rows where they are, or pass {name}.compute() if it fits in memory."
+            )
+            raise TypeError(msg)
 
 
 def resolved_k(k: int | float | None, n_features: int) -> int:

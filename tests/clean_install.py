@@ -54,9 +54,10 @@ def test_both_packages_are_there_with_their_types_and_nothing_else(python, tmp_p
         "print(*{str(file) for file in files('chita-sklearn')}, sep='\\n')"
     )
     names = run(python, "-I", "-c", code, cwd=tmp_path).split()
-    assert {"chita_sklearn/py.typed", "chita_torch/py.typed"} <= set(names)
+    packages = {"chita_sklearn", "chita_torch", "chita_dask"}
+    assert {f"{package}/py.typed" for package in packages} <= set(names)
     folders = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert folders == {"chita_sklearn", "chita_torch"}
+    assert folders == packages
 
 
 def test_a_type_checker_reads_the_types(python, tmp_path):

@@ -90,6 +90,13 @@ class _OnDevice:
         raise BufferError
 
 
+class _Elsewhere:
+    """What a dask collection looks like from outside."""
+
+    def __dask_graph__(self):
+        return {}
+
+
 def _regression():
     """Calls that provoke each message of `chita_sklearn`."""
     from sklearn.linear_model import Ridge
@@ -246,6 +253,7 @@ def _regression():
         lambda: ebic(10, 1.0, 2, n_features=2.5),
         without_matplotlib,
         lambda: fit(X=_OnDevice()),
+        lambda: fit(X=_Elsewhere()),
         elsewhere,
         lambda: solve(problem, Cardinality(2), solver="magic"),
         lambda: BlockLeastSquares([]),

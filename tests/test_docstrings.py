@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-PACKAGES = ("chita_sklearn", "chita_sklearn.core", "chita_torch")
+PACKAGES = ("chita_sklearn", "chita_sklearn.core", "chita_torch", "chita_dask")
 # As in the project's lint: an extended summary, examples and "See Also" are not asked
 # for everywhere, nor a description of each cross-reference.
 IGNORED = {"ES01", "EX01", "SA01", "SA04"}
@@ -16,7 +16,8 @@ IN_A_SENTENCE = {"PR01", "RT01", "RT03", "YD01"}
 
 def public_objects():
     for package in PACKAGES:
-        if package == "chita_torch" and find_spec("torch") is None:
+        library = {"chita_torch": "torch", "chita_dask": "dask"}.get(package)
+        if library and find_spec(library) is None:
             continue
         module = import_module(package)
         for name in module.__all__:

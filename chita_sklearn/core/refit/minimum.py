@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -225,14 +225,27 @@ class _Refit:
                 step, missed = self._step(point)
                 least = max(least, point.objective - point.off - missed)
                 if not point.objective < objective:
+                    if point.objective <= objective * (1 + 8 * EPS):
+                        best = w  # n F does not tell them apart, the step does
                     break
                 best, objective = w, point.objective
                 if is_optimal(self.problem, objective, least):
-                    return best, objective, least
+                    # n F cannot tell the last digits of w any more; the step can.
+                    return self._polished(best, step, point, way), objective, least
                 if step is None:
                     break
                 w = w + step
         return best, objective, least
+
+    def _polished(
+        self, w: np.ndarray, step: np.ndarray | None, point: _Point, way: Any
+    ) -> np.ndarray:
+        """Take a last Newton step, if n F is the same there but for rounding."""
+        if step is None:
+            return w
+        there = self.problem.xp.asarray(w + step, device=self.problem.device)
+        after = way(self.problem, self.S, there, slope=False)
+        return w + step if after.objective <= point.objective else w
 
     def _step(self, point: _Point) -> tuple[np.ndarray | None, float]:
         """The Newton step, and what n F is above its minimum at most."""
