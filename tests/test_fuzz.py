@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from chita_sklearn import ChitaRegressor, chita_path
 from chita_sklearn.core import LeastSquares
@@ -94,3 +95,30 @@ def test_a_tall_problem_is_reduced_once():
     assert once.terms == 2 * 4000 * 11
     path = chita_path(X, X[:, 0] + X[:, 1], 2)
     assert not any("11 rows reduced" in line for h in path.histories for line in h)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_large_means_duplicates_and_scales_leave_no_false_proof(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((30, 6))
+    X[:, 3] = X[:, 0]
+    X = (X * 10 ** rng.uniform(-9, 4, 6)).astype(np.float32)
+    y = X[:, 1] / np.std(X[:, 1]) + 0.01 * rng.standard_normal(30)
+    far = rng.standard_normal((30, 5)) + 10 ** rng.uniform(8, 10, 5)
+    for A, ridge in ((X, 1e-10), (far, 1e-4)):
+        options = {"k": 2, "ridge": ridge, "fit_intercept": True}
+        options["standardize"] = bool(seed % 2)
+        best = float(fuzz.Exact(A, y, None, **options).optimum())
+        model = ChitaRegressor(**options).fit(A, y)
+        assert not model.lower_bound_ > best * (1 + fuzz.TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_path_of_a_sparse_x_of_large_means_is_of_its_coefficients(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((40, 5)) + 3e6
+    y = X @ rng.standard_normal(5) + rng.standard_normal(40)
+    path = chita_path(scipy.sparse.csc_array(X), y, 3, ridge=1e-4)
+    options = {"k": 3, "ridge": 1e-4, "fit_intercept": True, "standardize": True}
+    true = float(fuzz.Exact(X, y, None, **options).value(path.coefs[:, -1]))
+    assert path.objectives[-1] == pytest.approx(true, rel=1e-9)
