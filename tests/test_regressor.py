@@ -53,9 +53,14 @@ def data():
 
 
 def deviations(X, weights=None, center=True):
-    """What the ridge is scaled by: standard deviations, or root mean squares."""
+    """What the ridge is scaled by: standard deviations, or root mean squares.
+
+    1 where that is nothing: a constant column beside an intercept, zeros without.
+    """
     mean = np.average(X, axis=0, weights=weights) if center else 0.0
-    return np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+    size = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+    live = np.ptp(X, axis=0) > 0 if center else np.any(X != 0, axis=0)
+    return np.where(live, size, 1.0)
 
 
 def formula(model, X, y, weights=None):
