@@ -123,7 +123,7 @@ class Moments:
 
     Notes
     -----
-    **Cost.** O(m (p + t + 1)^2) for m rows, 2 to 2.5 times that of X'X in float64; a
+    **Cost.** O(m (p + t + 1)^2) for m rows, some three times X'X in float64; a
     merge O((p + t + 1)^3). Memory: 8 (p + t + 1)^2 bytes, which is also the size of a
     pickle, and about six times that during an update.
 
