@@ -393,9 +393,24 @@ def _own_default_weights(module: nn.Module) -> list[str]:
     """Direct parameters of ``module`` that are pruned by default."""
     own = module._parameters
     names = [n for n in own if n.endswith("proj_weight") and own[n] is not None]
-    if isinstance(module, _WEIGHTED) and own.get("weight") is not None:
+    weighted = isinstance(module, _WEIGHTED) or _stores_transposed(module)
+    if weighted and own.get("weight") is not None:
         names.append("weight")
     return names
+
+
+def _stores_transposed(module: nn.Module) -> bool:
+    """Whether this is the linear layer of transformers, whose weight is (in, out).
+
+    Known by name and shape, so that transformers need not be installed.
+    """
+    weight = module._parameters.get("weight")
+    return (
+        any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
+        and weight is not None
+        and weight.ndim == 2
+        and weight.shape[1] == getattr(module, "nf", None)
+    )
 
 
 def _default_names(model: nn.Module) -> set[str]:
@@ -474,5 +489,8 @@ def _sum_axes(model: nn.Module) -> dict[str, int]:
                 continue
             convolution = isinstance(module, _WEIGHTED) and parameter.ndim > 2
             first_axis = isinstance(module, _TRANSPOSED)
-            axes[join(prefix, own)] = (0 if first_axis else 1) if convolution else -1
+            axis = (0 if first_axis else 1) if convolution else -1
+            if own == "weight" and _stores_transposed(module):
+                axis = 0
+            axes[join(prefix, own)] = axis
     return axes

@@ -90,9 +90,7 @@ class ByLoss:
             if instead is not None:
                 found.append((*instead, layout.gather(), True))
         found.append((*self._largest(layout, pattern, start, found[0][0]), False))
-        best = min(
-            found, key=lambda it: (math.isnan(it[0].chosen.loss), it[0].chosen.loss)
-        )
+        best = min(found, key=_loss)
         stage, mask, weights, self._trained = (*best[:3], best[3] or self._trained)
         layout.scatter(weights)
         trials = tuple(trial for it in found for trial in it[0].trials)

@@ -189,3 +189,26 @@ def test_moments_and_derivatives_are_those_taken_sample_by_sample():
         found[next(p for p in found if p.name == "4.weight")].H[0],
         hidden.T @ hidden / 10,
     )
+
+
+def test_conv1d_of_transformers_is_known_by_name_and_shape():
+    class Conv1D(nn.Module):  # as in transformers: found by this name, weight (in, out)
+        def __init__(self, n_outputs, n_inputs):
+            super().__init__()
+            self.nf = n_outputs
+            self.weight = nn.Parameter(torch.randn(n_inputs, n_outputs))
+            self.bias = nn.Parameter(torch.randn(n_outputs))
+
+        def forward(self, x):
+            flat = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
+            return flat.view(*x.shape[:-1], self.nf)
+
+    torch.manual_seed(0)
+    model, x = Conv1D(3, 5), torch.randn(2, 4, 5)
+    layout, seen = calls_of(model, x)
+    assert [call.part.name for call, _ in seen] == ["weight"]
+    call, output = seen[0]
+    W = call.part.split(layout.gather()[place(layout, call.part)])
+    Y = call.rows(10**9) @ W.mT
+    torch.testing.assert_close(Y[0], (x @ model.weight).reshape(8, 3))
+    assert output.numel() == Y.numel()
