@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .plotting import CVDisplay, PathDisplay
     from .regressor import ChitaRegressor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CVDisplay",
