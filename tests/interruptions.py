@@ -199,13 +199,14 @@ def trial(scenario, files, at, first=None):
     )
     before, lines = seen(model, optimizer, pruner), Lines(files, at)
     armed, result = True, None
+    tracing = sys.gettrace()  # of coverage, where that is measured
     sys.settrace(lines)
     try:
         result = action()
     except KeyboardInterrupt:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(tracing)
     with contextlib.suppress(KeyboardInterrupt):
         time.sleep(20 * AGAIN)  # one that is repeated comes now
     if result is not None:
