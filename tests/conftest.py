@@ -1,12 +1,15 @@
 """Where an array can be: the libraries and devices that the claims are tested on."""
 
 from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 # A package named cupy, for a process of its own (tests/gpu/test_stand_in.py).
 collect_ignore = ["gpu/stand_in"]
+if not find_spec("torch"):
+    collect_ignore += ["interruptions.py"]
 
 
 class Place:

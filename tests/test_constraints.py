@@ -366,7 +366,8 @@ def test_all_positive_columns_and_coefficients():
 
 def test_signs_on_more_columns_than_a_working_set_holds():
     rng = np.random.default_rng(1)
-    X = scipy.sparse.random_array((300, 4000), density=0.02, rng=rng, format="csc")
+    options = {"density": 0.02, "format": "csc", "random_state": rng}
+    X = scipy.sparse.random_array((300, 4000), **options)
     truth = np.zeros(4000)
     truth[:6] = [3, -3, 2, 2, -2, 1]
     y = X @ truth + 0.01 * rng.standard_normal(300)
