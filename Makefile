@@ -49,8 +49,11 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(READY)
+# The packages; then scripts as users write them, by two checkers.
+types: $(VENV)/.ready-types
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/typing/mypy.ini
+	$(BIN)/basedpyright -p tests/typing --pythonpath $(BIN)/python
 
 # Wheel and sdist, each installed into an empty environment and used there.
 package: $(VENV)/.ready-package

@@ -11,11 +11,10 @@ import functools
 import inspect
 import numbers
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import _fit_context
 from sklearn.utils import _array_api, _safe_indexing
 from sklearn.utils._array_api import (
     _convert_to_numpy,
@@ -38,9 +37,21 @@ from sklearn.utils.validation import (
 )
 
 if TYPE_CHECKING:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
     from sklearn.utils._array_api import check_same_namespace, move_to
+
+    Method = TypeVar("Method", bound=Callable[..., Any])
+
+    # These have no types of their own, and would hide those of what they decorate.
+    def with_callbacks(fit: Method) -> Method: ...
+    def _fit_context(
+        *, prefer_skip_nested_validation: bool
+    ) -> Callable[[Method], Method]: ...
+    def available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]: ...
 else:
+    from sklearn.base import _fit_context
+    from sklearn.utils.metaestimators import available_if
+
     try:
         from sklearn.callback import CallbackSupportMixin, with_callbacks
     except ImportError:  # before scikit-learn 1.9
@@ -117,6 +128,7 @@ __all__ = [
     "_raise_for_params",
     "_routing_enabled",
     "_safe_indexing",
+    "available_if",
     "check_same_namespace",
     "check_weights",
     "float_dtypes",

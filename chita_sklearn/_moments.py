@@ -975,7 +975,10 @@ def _shown(results: Any, total: int, progress: bool) -> Any:
     try:
         from tqdm import tqdm
     except ImportError:
-        msg = "progress=True needs tqdm. Install it, or pass progress=False."
+        msg = (
+            "progress=True needs tqdm. Run: pip install 'chita-sklearn[progress]', "
+            "or pass progress=False."
+        )
         raise ImportError(msg) from None
     return tqdm(results, total=total, desc="moments", unit="chunk")
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, get_args
 
 import numpy as np
 from sklearn.metrics import get_scorer, get_scorer_names
@@ -40,6 +40,7 @@ from ._fitted import forget, model_of_path, remember
 from ._moments import Moments, checked_moments
 from ._reporting import at_k, warn_of
 from ._selection import by_criterion, by_folds
+from ._typing import Array, Criterion, Selection, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
     REMEDIES,
@@ -56,11 +57,9 @@ from .core.arrays import array_namespace, to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
 
-Array = Any  # the array API has no settled static type
-
 __all__ = ["ChitaRegressorCV"]
 
-CRITERIA = ("cv", "aic", "bic", "ebic")
+CRITERIA = get_args(Criterion)
 
 
 class _Grid(NamedTuple):
@@ -301,23 +300,33 @@ class ChitaRegressorCV(ChitaRegressor):
         "n_jobs": "Pass the number of processors to use, or None for one.",
     }
 
+    ridge_: float
+    ks_: Array
+    ridges_: Array
+    score_path_: Array
+    criterion_path_: Array
+    cv_results_: dict[str, Any]
+    best_index_: int
+    best_score_: float
+    path_: ChitaPath
+
     def __init__(
         self,
         ks: Any = 10,
         ridges: Any = (1e-3, 1e-2, 1e-1, 1.0),
         *,
-        criterion: str = "cv",
+        criterion: Criterion = "cv",
         cv: Any = None,
         scoring: Any = None,
-        selection: str = "best",
+        selection: Selection = "best",
         coef_prior: Array | None = None,
         fit_intercept: bool = True,
         standardize: bool = True,
         always_include: Any = None,
         positive: Any = False,
         groups: Any = None,
-        target_support: str = "separate",
-        solver: str = "auto",
+        target_support: TargetSupport = "separate",
+        solver: Solver = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
@@ -346,9 +355,7 @@ class ChitaRegressorCV(ChitaRegressor):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, **params: Any
-    ) -> ChitaRegressorCV:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
         """Choose k and ridge, and fit the coefficients on all data.
 
         Parameters
@@ -438,7 +445,7 @@ class ChitaRegressorCV(ChitaRegressor):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_moments(self, moments: Moments | Sequence[Moments]) -> ChitaRegressorCV:
+    def fit_moments(self, moments: Moments | Sequence[Moments]) -> Self:
         """Choose k and ridge, and fit the coefficients, from sums over rows.
 
         With one :class:`Moments` for each fold. The models for a fold are fitted on
@@ -627,7 +634,7 @@ class ChitaRegressorCV(ChitaRegressor):
         )
         return fitted
 
-    def to_numpy(self) -> ChitaRegressorCV:
+    def to_numpy(self) -> Self:
         """Return a fitted copy on the host, with NumPy attributes.
 
         Returns

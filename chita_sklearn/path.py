@@ -18,6 +18,7 @@ from ._constraints import resolved_constraints
 from ._fitted import values_of
 from ._moments import Moments
 from ._reporting import at_k, warn_of
+from ._typing import Array, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
     check_parameters,
@@ -38,8 +39,6 @@ from .core import (
     solve_path,
 )
 from .core.arrays import indices
-
-Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaPath", "chita_path"]
 
@@ -160,9 +159,9 @@ def chita_path(
     always_include: Any = None,
     positive: Any = False,
     groups: Any = None,
-    target_support: str = "separate",
+    target_support: TargetSupport = "separate",
     sample_weight: Any = None,
-    solver: str = "auto",
+    solver: Solver = "auto",
     n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-4,

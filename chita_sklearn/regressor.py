@@ -10,14 +10,13 @@ import warnings
 from collections.abc import Iterable
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.utils import Tags
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._compat import (
@@ -25,6 +24,7 @@ from ._compat import (
     CallbackSupportMixin,
     Number,
     _fit_context,
+    available_if,
     check_same_namespace,
     float_dtypes,
     get_namespace_and_device,
@@ -36,6 +36,7 @@ from ._constraints import Constraints, resolved_constraints
 from ._fitted import Targets, forget, remember
 from ._moments import Moments, checked_moments
 from ._reporting import Progress, among_targets, warn_of
+from ._typing import Array, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
     REMEDIES,
@@ -48,8 +49,6 @@ from ._validation import (
     usable_starts,
 )
 from .core import LeastSquares, SeveralTargets, solve
-
-Array = Any  # the array API has no settled static type
 
 __all__ = ["ChitaRegressor"]
 
@@ -288,6 +287,21 @@ class ChitaRegressor(
 
     _remedies = REMEDIES
 
+    # Arrays are of the library of X; of several targets, what is a number of one target
+    # is an array too.
+    coef_: Array
+    intercept_: Array
+    support_: Array
+    k_: int
+    objective_: Array
+    lower_bound_: Array
+    gap_: Array
+    n_iter_: Array
+    solver_history_: Any
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    moments_: Moments
+
     def __init__(
         self,
         k: int | float | None = None,
@@ -299,8 +313,8 @@ class ChitaRegressor(
         always_include: Any = None,
         positive: Any = False,
         groups: Any = None,
-        target_support: str = "separate",
-        solver: str = "auto",
+        target_support: TargetSupport = "separate",
+        solver: Solver = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
@@ -325,7 +339,7 @@ class ChitaRegressor(
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChitaRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Choose k features and fit their coefficients.
 
         Parameters
@@ -410,7 +424,7 @@ class ChitaRegressor(
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_moments(self, moments: Moments) -> ChitaRegressor:
+    def fit_moments(self, moments: Moments) -> Self:
         """Choose k features and fit their coefficients, from sums over rows.
 
         The fit of all rows that `moments` has seen, and as exact as that of the rows.
@@ -468,7 +482,7 @@ class ChitaRegressor(
     @available_if(_has_one_k)
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> ChitaRegressor:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Add rows, and fit all rows so far.
 
         What is kept of the rows are their :class:`Moments`, so the answer is that of
@@ -678,7 +692,7 @@ class ChitaRegressor(
         check_is_fitted(self)
         return self.support_ if indices else self.coef_ != 0
 
-    def to_numpy(self) -> ChitaRegressor:
+    def to_numpy(self) -> Self:
         """Return a fitted copy on the host, with NumPy attributes.
 
         For an estimator that was fitted on a GPU: the copy predicts on NumPy arrays,

@@ -276,7 +276,12 @@ def signed_value(case, S, signs):
     columns += [-case.A[:, j] for j in S if signs[j] == 0]
     if not columns:
         return case.zero
-    _, length = scipy.optimize.nnls(np.column_stack(columns), case.b, maxiter=1000)
+    A = np.column_stack(columns)
+    try:
+        _, length = scipy.optimize.nnls(A, case.b, maxiter=1000)
+    except np.linalg.LinAlgError:  # SciPy 1.14 meets dependent columns
+        found = scipy.optimize.lsq_linear(A, case.b, (0, np.inf), "bvls", tol=1e-15)
+        length = np.sqrt(2 * found.cost)
     return length**2 / (2 * case.n)
 
 

@@ -475,6 +475,7 @@ def test_on_torch_and_back_to_the_host(data):
 
 
 @pytest.mark.gpu
+@pytest.mark.array_api
 @pytest.mark.parametrize("library", ["cupy", "torch"])
 def test_gpu_equals_numpy(data, library):
     xp = pytest.importorskip(library)

@@ -508,6 +508,7 @@ def test_what_is_wrong_is_said_with_the_rows_it_is_in():
 
 
 def test_a_bar_shows_how_far_it_is(capsys):
+    pytest.importorskip("tqdm")
     X, y, _ = data()
     moments(X, y, chunk_rows=100, progress=True)
     assert "6/6" in capsys.readouterr().err

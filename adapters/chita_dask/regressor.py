@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from chita_sklearn import ChitaRegressor, ChitaRegressorCV
+from chita_sklearn._typing import Criterion, Selection, Solver
 
 from .collect import in_order, moments
 
@@ -250,7 +251,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
         standardize: bool = True,
         always_include: Any = None,
         positive: Any = False,
-        solver: str = "auto",
+        solver: Solver = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
@@ -277,7 +278,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
         self.client = client
         self.fan_in = fan_in
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> DaskChitaRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Sum the rows where they are, and solve on the client.
 
         Parameters
@@ -418,16 +419,16 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
         ks: Any = 10,
         ridges: Any = (1e-3, 1e-2, 1e-1, 1.0),
         *,
-        criterion: str = "cv",
+        criterion: Criterion = "cv",
         cv: int | None = None,
         scoring: Any = None,
-        selection: str = "best",
+        selection: Selection = "best",
         coef_prior: Any = None,
         fit_intercept: bool = True,
         standardize: bool = True,
         always_include: Any = None,
         positive: Any = False,
-        solver: str = "auto",
+        solver: Solver = "auto",
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
@@ -460,9 +461,7 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
         self.fan_in = fan_in
         self.split = split
 
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, **params: Any
-    ) -> DaskChitaRegressorCV:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
         """Sum the rows where they are, fold by fold; choose and solve on the client.
 
         Parameters

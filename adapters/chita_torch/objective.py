@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from .stage import Search, Setting, run_stage
 from .state import mean_loss
 from .targets import Target
 
-OBJECTIVES = ("auto", "reconstruction", "gradients")
+ObjectiveName = Literal["auto", "reconstruction", "gradients"]
+OBJECTIVES = get_args(ObjectiveName)
 
 
 class Objective(Protocol):

@@ -6,10 +6,13 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from chita_sklearn.core import Solver
 
 from .batches import Batches, Tree
 from .checks import (
@@ -23,7 +26,14 @@ from .checks import (
 )
 from .gradients import LossFunction, matrix_bytes
 from .layout import Layout, Selector, bare
-from .objective import OBJECTIVES, ByGradients, ByLoss, ByReconstruction, Objective
+from .objective import (
+    OBJECTIVES,
+    ByGradients,
+    ByLoss,
+    ByReconstruction,
+    Objective,
+    ObjectiveName,
+)
 from .predictions import Predictions
 from .reconstruction import Reconstruction
 from .report import LayerReport, PruningReport, Stage
@@ -47,10 +57,10 @@ def prune(
     batches: Iterable[Tree],
     loss_fn: LossFunction | None,
     *,
-    objective: str = "gradients",
+    objective: ObjectiveName = "gradients",
     sparsity: float | None = None,
     density: float | None = None,
-    scope: str | Mapping[str, float] = "global",
+    scope: Literal["global", "layer"] | Mapping[str, float] = "global",
     pattern: str | Sequence[int] | None = None,
     include: Selector | Iterable[Selector] | None = None,
     exclude: Selector | Iterable[Selector] | None = None,
@@ -62,12 +72,12 @@ def prune(
     n_samples: int = 4096,
     n_gradients: int = 1000,
     samples_per_gradient: int = 16,
-    first_order: bool | str = "auto",
-    ridge: float | str = "auto",
-    solver: str = "auto",
+    first_order: bool | Literal["auto"] = "auto",
+    ridge: float | Literal["auto"] = "auto",
+    solver: Solver = "auto",
     calibration: float = 0.1,
     block_size: int | None = None,
-    recalibrate_batchnorm: bool | str = "auto",
+    recalibrate_batchnorm: bool | Literal["auto"] = "auto",
     device: torch.device | str | None = None,
     progress: bool = True,
     random_state: int | None = None,

@@ -11,7 +11,7 @@ from .patterns.matroids import (
     PerBlock,
     WithFloor,
 )
-from .plans import SOLVERS
+from .plans import SOLVERS, Solver
 from .problem.block_diagonal import BlockLeastSquares
 from .problem.factored import Factored
 from .problem.least_squares import LeastSquares
@@ -35,6 +35,7 @@ __all__ = [
     "PerBlock",
     "SeveralTargets",
     "Solution",
+    "Solver",
     "Status",
     "WithFloor",
     "degrees_of_freedom",

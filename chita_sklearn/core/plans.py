@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -554,4 +554,5 @@ PLANS = {
     "exact": Plan(_exact, (GRAM, MATROID, REAL)),
 }
 # What a caller may ask for; "all", "enumerate", "groups" and "targets" are chosen.
-SOLVERS = ("auto", "swap", "admm", "dual", "iht", "dense", "exact")
+Solver = Literal["auto", "swap", "admm", "dual", "iht", "dense", "exact"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)

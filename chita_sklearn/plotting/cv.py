@@ -75,6 +75,12 @@ class CVDisplay:
     'mean squared error'
     """
 
+    ax_: Any
+    figure_: Any
+    lines_: list[Any]
+    fills_: list[Any]
+    chosen_: Any
+
     def __init__(
         self,
         *,
@@ -120,8 +126,8 @@ class CVDisplay:
             Itself, with the artists as attributes.
         """
         ax = axes(ax, type(self).__name__)
-        self.lines_: list[Any] = []
-        self.fills_: list[Any] = []
+        self.lines_ = []
+        self.fills_ = []
         rows = zip(self.ridges, self.values, cycle(looks()), strict=False)
         for t, (ridge, values, look) in enumerate(rows):
             options = {**look, "label": f"{ridge:g}", **(curve_kwargs or {})}

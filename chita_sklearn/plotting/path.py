@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import PathKind
 from ..path import ChitaPath, chita_path
 from ..regressor import ChitaRegressor
 from .canvas import COLOURS, GREY, MARKERS, axes, finish, looks
@@ -74,6 +75,11 @@ class PathDisplay:
     'number of features k'
     """
 
+    ax_: Any
+    figure_: Any
+    lines_: list[Any]
+    fill_: Any
+
     def __init__(
         self,
         *,
@@ -97,7 +103,7 @@ class PathDisplay:
         self,
         ax: Any = None,
         *,
-        kind: str = "coefficients",
+        kind: PathKind = "coefficients",
         n_labels: int = 7,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,
@@ -132,8 +138,8 @@ class PathDisplay:
             msg = f"kind={kind!r} is not known; choose 'coefficients' or 'objective'."
             raise ValueError(msg)
         ax = axes(ax, type(self).__name__)
-        self.lines_: list[Any] = []
-        self.fill_: Any = None
+        self.lines_ = []
+        self.fill_ = None
         if kind == "coefficients":
             self._plot_coefficients(ax, n_labels, curve_kwargs or {})
         else:
@@ -190,7 +196,7 @@ class PathDisplay:
         *,
         feature_names: Any = None,
         ax: Any = None,
-        kind: str = "coefficients",
+        kind: PathKind = "coefficients",
         n_labels: int = 7,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,
@@ -254,7 +260,7 @@ class PathDisplay:
         ks: Any = None,
         sample_weight: Any = None,
         ax: Any = None,
-        kind: str = "coefficients",
+        kind: PathKind = "coefficients",
         n_labels: int = 7,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,

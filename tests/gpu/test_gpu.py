@@ -190,6 +190,7 @@ def test_a_tall_problem_is_reduced_as_on_numpy(place, dtype, solver):
     assert found[1].objective == pytest.approx(found[0].objective, rel=RTOL[dtype])
 
 
+@pytest.mark.array_api
 def test_estimator_agrees_with_numpy(dispatch, place, dtype):
     X, y, _ = data(dtype)
     here = ChitaRegressor(5, random_state=0).fit(X, y)
@@ -202,6 +203,7 @@ def test_estimator_agrees_with_numpy(dispatch, place, dtype):
     assert_allclose(place.back(there.support_), here.support_)
 
 
+@pytest.mark.array_api
 def test_to_numpy_gives_a_copy_that_needs_no_device(dispatch, place, dtype):
     X, y, _ = data(dtype)
     there = ChitaRegressor(5, random_state=0).fit(place(X), place(y))
@@ -217,6 +219,7 @@ def test_to_numpy_gives_a_copy_that_needs_no_device(dispatch, place, dtype):
     assert_allclose(predicted, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
+@pytest.mark.array_api
 def test_a_pickle_comes_back_on_the_device(dispatch, place):
     if place.library == "strict":
         pytest.skip("array_api_strict does not say what a pickle keeps of the device")

@@ -42,6 +42,7 @@ class Pattern(ABC):
     # Single exchanges then reach every support, and the bound may fix coordinates.
     is_matroid = False
     is_uniform = False  # whether every set of `size` coordinates is allowed
+    always: np.ndarray = np.empty(0, dtype=np.intp)  # what every support contains
 
     @abstractmethod
     def best_mask(self, score: Array) -> Array:
@@ -131,6 +132,7 @@ class Including(Pattern):
                 "Require fewer or raise k."
             )
             raise ValueError(msg)
+        self.always = self.required
         self._required = _Shared(self.required)
 
     def best_mask(self, score: Array) -> Array:  # noqa: D102

@@ -80,13 +80,14 @@ def backward(W: WorkingSet, S: np.ndarray) -> np.ndarray:
 def best_start(W: WorkingSet) -> np.ndarray:
     """Select forward beyond the size, drop the excess, swap; from the best excess.
 
-    What a forward step took too early, a backward step can still drop.
+    What a forward step took too early, a backward step can still drop. What every
+    support contains comes first: else a copy of it could take another's place.
     """
-    size, none = W.pattern.size, np.empty(0, dtype=np.intp)
+    size, always = W.pattern.size, W.pattern.always
     most = min(len(W.members), W.n_rows - 1)
     starts = []
     for excess in EXCESS:
-        S = forward(W, none, max(size, min(size + int(excess * size) + 1, most)))
+        S = forward(W, always, max(size, min(size + int(excess * size) + 1, most)))
         starts.append(improve(W, backward(W, S), 20 * size + 100))
     return max(starts, key=lambda start: start[1])[0]
 

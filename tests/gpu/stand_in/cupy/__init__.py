@@ -53,6 +53,11 @@ def nonzero(a):
     return a.nonzero()
 
 
+def count_nonzero(a, axis=None):
+    # NumPy's own has a Python int here before NumPy 2.3.
+    return (a != 0).sum(axis)
+
+
 def take(a, indices, axis=None):
     return a.take(indices, axis)
 
