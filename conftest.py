@@ -26,7 +26,6 @@ import pytest
 collect_ignore = [
     f"adapters/chita_{name}" for name in ("torch", "dask") if not find_spec(name)
 ]
-collect_ignore.append("tests/typing")  # scripts for type checkers, which run nothing
 
 
 @cache

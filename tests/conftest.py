@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 # A package named cupy, for a process of its own (tests/gpu/test_stand_in.py).
-collect_ignore = ["gpu/stand_in"]
+# Scripts for type checkers run nothing.
+collect_ignore = ["gpu/stand_in", "typing"]
 if not find_spec("torch"):
     collect_ignore += ["interruptions.py"]
 

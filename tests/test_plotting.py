@@ -74,6 +74,63 @@ def test_features_that_stay_longest_are_named_first_and_others_grey(path):
     assert colours.count("#999999") == len(display.lines_) - 2
 
 
+def test_every_feature_of_the_last_or_chosen_model_has_a_colour_and_a_name(data):
+    X, y = data
+    path = chita_path(X, y, 10, random_state=0)
+    display = PathDisplay.from_path(path)
+    assert sorted(texts(display.ax_)) == sorted(map(str, path.supports[-1]))
+    model = ChitaRegressorCV(8, [0.01], cv=3, random_state=0).fit(X, y)
+    display = PathDisplay.from_estimator(model)
+    assert sorted(texts(display.ax_)) == sorted(map(str, model.support_))
+    named = [line for line in display.lines_ if line.get_color() != "#999999"]
+    assert len(named) == model.k_
+    assert len({line.get_color() for line in named}) == model.k_
+
+
+def test_the_estimator_is_found_at_the_end_of_a_pipeline(data):
+    pd = pytest.importorskip("pandas")
+    X, y = data
+    frame = pd.DataFrame(X, columns=[f"gene {j}" for j in range(12)])
+    single = ChitaRegressor(3, random_state=0)
+    pipeline = make_pipeline(make_pipeline(StandardScaler()), single).fit(frame, y)
+    display = PathDisplay.from_estimator(pipeline, frame, y)
+    scaled = pipeline[:-1].transform(frame)
+    expected = PathDisplay.from_estimator(pipeline[-1], scaled, y)
+    assert_array_equal(display.objectives, expected.objectives)
+    assert set(texts(display.ax_)) == {frame.columns[j] for j in single.support_}
+    alone = make_pipeline(single).fit(X, y)
+    assert set(texts(PathDisplay.from_estimator(alone, X, y).ax_)) == {
+        str(j) for j in single.support_
+    }
+    searched = make_pipeline(StandardScaler(), ChitaRegressorCV(3, cv=2)).fit(frame, y)
+    path = PathDisplay.from_estimator(searched)
+    chosen = {frame.columns[j] for j in searched[-1].support_}
+    assert set(texts(path.ax_)) == chosen
+    scores = CVDisplay.from_estimator(searched)
+    assert scores.chosen_.get_data()[0] == searched[-1].k_
+
+
+def test_a_ridge_that_is_far_worse_does_not_squeeze_the_others(data):
+    X, y = data
+    model = ChitaRegressorCV(4, [1e-3, 1e-2, 1e3], cv=3, random_state=0).fit(X, y + 9)
+    display = CVDisplay.from_estimator(model)
+    low, high = display.ax_.get_ylim()
+    i, _ = display.chosen
+    assert low < display.values[i][1:].min() < display.values[i][1:].max() < high
+    assert high < display.values[i][0]  # the intercept alone
+    none_cut = CVDisplay.from_estimator(model)
+    none_cut.values[2] = none_cut.values[1]
+    assert not any("out of view" in label for label in texts(none_cut.plot().ax_))
+    far = CVDisplay.from_estimator(model)
+    far.values[2] = far.values[1] * 100
+    labels = texts(far.plot().ax_)
+    assert "out of view" in labels[2]
+    assert not any("out of view" in label for label in labels[:2])
+    band = np.array([-1, 1])[:, None] * far.errors[i][1:]
+    span = np.ptp(far.values[i][1:] + band)
+    assert np.diff(far.ax_.get_ylim()) == pytest.approx(1.2 * span)
+
+
 def test_names_of_features(data, path):
     names = [f"gene {j}" for j in range(12)]
     display = PathDisplay.from_path(path, feature_names=names)
@@ -136,7 +193,7 @@ def test_path_of_an_estimator(data):
     display = PathDisplay.from_estimator(fitted, X, y)
     expected = chita_path(X, y, 4, ridge=0.05, n_restarts=2, random_state=0)
     assert_array_equal(display.objectives, expected.objectives)
-    assert display.ax_.get_title() == "ChitaRegressor"
+    assert display.ax_.get_title() == "k = 1 to 4, ridge 0.05"
     other = PathDisplay.from_estimator(fitted, X, y, ks=[1, 7], name="mine")
     assert_array_equal(other.ks, [1, 7])
     assert other.ax_.get_title() == "mine"
@@ -147,7 +204,8 @@ def test_path_of_an_estimator(data):
 def test_path_of_a_cross_validated_estimator_is_there_already(model):
     display = PathDisplay.from_estimator(model)
     assert_array_equal(display.objectives, model.path_.objectives)
-    assert display.ax_.get_title() == "ChitaRegressorCV"
+    title = f"k = 0 to 4, ridge {model.ridge_:g}; chosen: k = {model.k_}"
+    assert display.ax_.get_title() == title
 
 
 def test_path_on_torch(data):
@@ -162,7 +220,8 @@ def test_path_on_torch(data):
 
 def test_scores_with_a_band_of_one_standard_error(model):
     display = CVDisplay.from_estimator(model)
-    assert [line.get_label() for line in display.lines_] == ["0.001", "0.1", "1"]
+    labels = [line.get_label().split()[0] for line in display.lines_]
+    assert labels == ["0.001", "0.1", "1"]
     for r, line in enumerate(display.lines_):
         assert_array_equal(line.get_xdata(), model.ks_)
         assert_allclose(line.get_ydata(), -model.score_path_[r].mean(axis=-1))
@@ -216,9 +275,16 @@ def test_a_criterion(data):
     assert display.chosen_.get_data()[1][0] == fitted.criterion_path_.min()
 
 
+def _lines(model):
+    return CVDisplay.from_estimator(model).lines_
+
+
 def test_colours_styles_and_markers_all_differ(data):
+    many = ChitaRegressorCV(2, np.logspace(-3, 0, 28), cv=2, n_restarts=0).fit(*data)
+    looks = {(line.get_color(), line.get_linestyle()) for line in _lines(many)}
+    assert len(looks) == 28
     many = ChitaRegressorCV(2, np.logspace(-3, 0, 7), cv=2, n_restarts=0).fit(*data)
-    lines = CVDisplay.from_estimator(many).lines_
+    lines = _lines(many)
     assert len({line.get_color() for line in lines}) == 7
     assert len({line.get_marker() for line in lines}) == 7
     assert len({line.get_linestyle() for line in lines}) == 4
@@ -234,7 +300,8 @@ def test_unfitted_and_unknown_are_refused(path):
     for other in (single, make_pipeline(StandardScaler(), single).fit(X, y)):
         with pytest.raises(TypeError, match="must be a fitted ChitaRegressorCV"):
             CVDisplay.from_estimator(other)
-    for other in (make_pipeline(StandardScaler(), single), LinearRegression()):
+    linear = make_pipeline(StandardScaler(), LinearRegression())
+    for other in (linear, LinearRegression()):
         with pytest.raises(TypeError, match="must be a fitted ChitaRegressor or"):
             PathDisplay.from_estimator(other.fit(X, y), X, y)
     with pytest.raises(ValueError, match="kind='lines' is not known; choose"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -28,18 +27,49 @@ def axes(ax: Any, caller: str) -> Any:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
-def looks() -> list[dict[str, Any]]:
-    """Combinations of colour, line style and marker, all different in each part."""
-    styles, markers = cycle(STYLES), cycle(MARKERS)
+def looks(n: int) -> list[dict[str, Any]]:
+    """N combinations of colour, line style and marker.
+
+    The first seven differ in colour and marker, the first 28 in colour or line style.
+    """
+    rounds = [divmod(t, len(COLOURS)) for t in range(n)]
     return [
         {
-            "color": c,
-            "linestyle": next(styles),
-            "marker": next(markers),
+            "color": COLOURS[c],
+            "linestyle": STYLES[(c + lap) % len(STYLES)],
+            "marker": MARKERS[(c + 2 * lap) % len(MARKERS)],
             "markersize": 4,
         }
-        for c in COLOURS
+        for lap, c in rounds
     ]
+
+
+def last_step(estimator: Any) -> Any:
+    """Return the estimator at the end of a pipeline; any other is itself."""
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def reaching(estimator: Any, X: Any) -> Any:
+    """Return X as it reaches the end of a pipeline; None stays."""
+    while X is not None and hasattr(estimator, "steps"):
+        if len(estimator.steps) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator.steps[-1][1]
+    return X
+
+
+def names_at_the_end(estimator: Any) -> Any:
+    """Return the names of the features that the last step was fitted on, or None."""
+    last = last_step(estimator)
+    if hasattr(last, "feature_names_in_") or not hasattr(estimator, "steps"):
+        return getattr(last, "feature_names_in_", None)
+    before = [step for _, step in estimator.steps[:-1]]
+    named = all(hasattr(step, "get_feature_names_out") for step in before)
+    if named and hasattr(estimator, "feature_names_in_"):
+        return estimator[:-1].get_feature_names_out()
+    return None
 
 
 def finish(display: Any, ax: Any, name: str | None) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..cv import ChitaRegressorCV
-from .canvas import axes, finish, looks
+from .canvas import axes, finish, last_step, looks
 
 __all__ = ["CVDisplay"]
 
@@ -40,7 +39,7 @@ class CVDisplay:
         What the values are.
 
     name : str or None, default=None
-        What they are of, for the title.
+        The title.
 
     Attributes
     ----------
@@ -115,7 +114,7 @@ class CVDisplay:
             Where to draw; None makes a new figure.
 
         name : str or None, default=None
-            What the values are of; None takes the display's own.
+            The title; None takes the display's own.
 
         curve_kwargs : dict or None, default=None
             Passed to `matplotlib.axes.Axes.plot` for each curve.
@@ -128,9 +127,13 @@ class CVDisplay:
         ax = axes(ax, type(self).__name__)
         self.lines_ = []
         self.fills_ = []
-        rows = zip(self.ridges, self.values, cycle(looks()), strict=False)
+        view = self._view()
+        rows = zip(self.ridges, self.values, looks(len(self.ridges)), strict=True)
         for t, (ridge, values, look) in enumerate(rows):
-            options = {**look, "label": f"{ridge:g}", **(curve_kwargs or {})}
+            label = f"{ridge:g}"
+            if view and not _inside(values[self._some()], view):
+                label += " (runs out of view)"
+            options = {**look, "label": label, **(curve_kwargs or {})}
             self.lines_ += ax.plot(self.ks, values, **options)
             if self.errors is not None:
                 band = (values - self.errors[t], values + self.errors[t])
@@ -152,9 +155,32 @@ class CVDisplay:
             label=f"chosen: k = {self.ks[j]}",
         )
         ax.set_ylabel(self.value_name)
+        if view:
+            ax.set_ylim(view)
         ax.legend(title="ridge", fontsize="small")
         finish(self, ax, name)
         return self
+
+    def _view(self) -> tuple[float, float] | None:
+        """Limits that keep the curve of the chosen ridge readable; None where all fit.
+
+        They hold that curve, with its band, from one feature on: a ridge that is far
+        worse, or the intercept alone, would squeeze it.
+        """
+        i, some = self.chosen[0], self._some()
+        error = 0.0 if self.errors is None else self.errors[i][some]
+        near = self.values[i][some]
+        least, most = np.min(near - error), np.max(near + error)
+        span = most - least
+        whole = np.max(self.values) - np.min(self.values)
+        if not np.isfinite(whole) or whole <= 1.5 * span or span == 0:
+            return None
+        return float(least - 0.1 * span), float(most + 0.1 * span)
+
+    def _some(self) -> slice:
+        """Numbers of features that have to be in view: all but 0, if there are more."""
+        alone = len(self.ks) > 2 and self.ks[0] == 0 and self.chosen[1] > 0
+        return slice(1 if alone else 0, None)
 
     @classmethod
     def from_estimator(
@@ -170,7 +196,7 @@ class CVDisplay:
 
         Parameters
         ----------
-        estimator : ChitaRegressorCV
+        estimator : ChitaRegressorCV, or a Pipeline that ends in one
             A fitted estimator.
 
         negate_score : bool or None, default=None
@@ -181,7 +207,7 @@ class CVDisplay:
             Where to draw; None makes a new figure.
 
         name : str or None, default=None
-            What the values are of; None is the estimator's class.
+            The title; None says how it was chosen, and what.
 
         curve_kwargs : dict or None, default=None
             Passed to `matplotlib.axes.Axes.plot` for each curve.
@@ -192,18 +218,20 @@ class CVDisplay:
             The display, drawn.
         """
         check_is_fitted(estimator)
+        estimator = last_step(estimator)
         if not hasattr(estimator, "ks_"):
             msg = (
                 f"estimator is a {type(estimator).__name__}; it must be a fitted "
-                "ChitaRegressorCV. Of a pipeline, pass its last step."
+                "ChitaRegressorCV, or a pipeline that ends in one."
             )
             raise TypeError(msg)
         results, n_ks = estimator.cv_results_, len(estimator.ks_)
-        errors = None
+        errors, way = None, estimator.criterion.upper()
         if estimator.criterion == "cv":
             splits = (name for name in results if name.startswith("split"))
             scores = np.stack([results[name] for name in splits], axis=-1)
             values, n_folds = scores.mean(axis=-1), scores.shape[-1]
+            way = f"{n_folds} folds" if n_folds > 1 else "1 fold"
             if n_folds > 1:
                 errors = scores.std(axis=-1, ddof=1) / np.sqrt(n_folds)
                 errors = errors.reshape(-1, n_ks)
@@ -222,9 +250,15 @@ class CVDisplay:
             errors=errors,
             chosen=divmod(int(estimator.best_index_), n_ks),
             value_name=value_name,
-            name=type(estimator).__name__ if name is None else name,
+            name=f"Chosen by {way}: k = {estimator.k_}, ridge {estimator.ridge_:g}"
+            if name is None
+            else name,
         )
         return display.plot(ax, curve_kwargs=curve_kwargs)
+
+
+def _inside(values: np.ndarray, view: tuple[float, float]) -> bool:
+    return bool(view[0] <= np.min(values) and np.max(values) <= view[1])
 
 
 def _name_of_score(scoring: Any) -> tuple[str, bool]:

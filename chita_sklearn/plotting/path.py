@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,21 @@ from sklearn.utils.validation import check_is_fitted
 from .._typing import PathKind
 from ..path import ChitaPath, chita_path
 from ..regressor import ChitaRegressor
-from .canvas import COLOURS, GREY, MARKERS, axes, finish, looks
+from .canvas import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    axes,
+    finish,
+    last_step,
+    looks,
+    names_at_the_end,
+    reaching,
+)
 
 __all__ = ["PathDisplay"]
+
+MOST_LABELS = 28  # as many as there are looks that differ
 
 
 class PathDisplay:
@@ -43,7 +54,10 @@ class PathDisplay:
         Names of all features; None names them by their indices.
 
     name : str or None, default=None
-        What the path is of, for the title.
+        The title.
+
+    chosen : int or None, default=None
+        The place in `ks` of the model that was chosen; None is the last.
 
     Attributes
     ----------
@@ -90,6 +104,7 @@ class PathDisplay:
         lower_bounds: Any,
         feature_names: Any = None,
         name: str | None = None,
+        chosen: int | None = None,
     ) -> None:
         self.ks = ks
         self.coefs = coefs
@@ -98,13 +113,14 @@ class PathDisplay:
         self.lower_bounds = lower_bounds
         self.feature_names = feature_names
         self.name = name
+        self.chosen = chosen
 
     def plot(
         self,
         ax: Any = None,
         *,
         kind: PathKind = "coefficients",
-        n_labels: int = 7,
+        n_labels: int | None = None,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,
     ) -> PathDisplay:
@@ -119,12 +135,13 @@ class PathDisplay:
             Coefficients against k, a curve for each feature; or the objective, with
             the band in which the optimum is proven to lie.
 
-        n_labels : int, default=7
+        n_labels : int or None, default=None
             How many features get a colour and a name: those that are on the path for
-            the most k. The others are grey.
+            the most k. None is every feature of the chosen model, at most 28. The
+            others are grey.
 
         name : str or None, default=None
-            What the path is of; None takes the display's own.
+            The title; None takes the display's own.
 
         curve_kwargs : dict or None, default=None
             Passed to `matplotlib.axes.Axes.plot` for each curve.
@@ -147,22 +164,30 @@ class PathDisplay:
         finish(self, ax, name)
         return self
 
-    def _plot_coefficients(self, ax: Any, n_labels: int, kwargs: dict) -> None:
+    def _plot_coefficients(self, ax: Any, n_labels: int | None, kwargs: dict) -> None:
         held = np.count_nonzero(self.coefs, axis=1)
         size = np.max(np.abs(self.coefs), axis=1, initial=0.0)
         order = np.lexsort((-size, -held))
+        if n_labels is None:
+            last = -1 if self.chosen is None else self.chosen
+            there = self.coefs[:, last] != 0
+            order = np.concatenate([order[there[order]], order[~there[order]]])
+            n_labels = min(int(there.sum()), MOST_LABELS)
+        if self.chosen is not None:
+            k = self.ks[self.chosen]
+            ax.axvline(k, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
         ax.axhline(0.0, color=GREY, linewidth=0.8, zorder=0)
         grey = {"color": GREY, "linewidth": 0.8, "alpha": 0.7, "zorder": 1}
         for t in order[n_labels:]:
             self.lines_ += ax.plot(self.ks, self.coefs[t], **(grey | kwargs))
-        for t, look in zip(order[:n_labels], cycle(looks()), strict=False):
+        named = order[:n_labels]
+        for t, look in zip(named, looks(len(named)), strict=True):
             options = {**look, "label": self._name_of(t)}
             self.lines_ += ax.plot(self.ks, self.coefs[t], **(options | kwargs))
         ax.set_ylabel("coefficient")
         if len(order):
-            title = "feature" if len(order) <= n_labels else "most chosen features"
             beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-            ax.legend(title=title, fontsize="small", **beside)
+            ax.legend(title="feature", fontsize="small", **beside)
 
     def _plot_objective(self, ax: Any, kwargs: dict) -> None:
         options = {"color": COLOURS[0], "marker": MARKERS[0], "label": "objective"}
@@ -197,7 +222,7 @@ class PathDisplay:
         feature_names: Any = None,
         ax: Any = None,
         kind: PathKind = "coefficients",
-        n_labels: int = 7,
+        n_labels: int | None = None,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,
     ) -> PathDisplay:
@@ -217,11 +242,11 @@ class PathDisplay:
         kind : {"coefficients", "objective"}, default="coefficients"
             What to draw, see :meth:`plot`.
 
-        n_labels : int, default=7
-            How many features get a colour and a name.
+        n_labels : int or None, default=None
+            How many features get a colour and a name; None is those of the last k.
 
         name : str or None, default=None
-            What the path is of, for the title.
+            The title; None says which k and which ridge.
 
         curve_kwargs : dict or None, default=None
             Passed to `matplotlib.axes.Axes.plot` for each curve.
@@ -237,18 +262,31 @@ class PathDisplay:
                 "one. Pass a path of one target."
             )
             raise ValueError(msg)
+        display = cls._of(path, feature_names, name)
+        return display.plot(ax, kind=kind, n_labels=n_labels, curve_kwargs=curve_kwargs)
+
+    @classmethod
+    def _of(
+        cls, path: ChitaPath, names: Any, name: str | None, chosen: int | None = None
+    ) -> PathDisplay:
         host = path.to_numpy()
         features = np.unique(np.concatenate(host.supports)).astype(np.int64)
-        display = cls(
+        if name is None:
+            first, last = host.ks[0], host.ks[-1]
+            span = f"k = {first} to {last}" if len(host.ks) > 1 else f"k = {first}"
+            name = f"{span}, ridge {host.ridge:g}"
+            if chosen is not None:
+                name = f"{name}; chosen: k = {host.ks[chosen]}"
+        return cls(
             ks=host.ks,
             coefs=host.coefs[features],
             features=features,
             objectives=host.objectives,
             lower_bounds=host.lower_bounds,
-            feature_names=feature_names,
+            feature_names=names,
             name=name,
+            chosen=chosen,
         )
-        return display.plot(ax, kind=kind, n_labels=n_labels, curve_kwargs=curve_kwargs)
 
     @classmethod
     def from_estimator(
@@ -261,7 +299,7 @@ class PathDisplay:
         sample_weight: Any = None,
         ax: Any = None,
         kind: PathKind = "coefficients",
-        n_labels: int = 7,
+        n_labels: int | None = None,
         name: str | None = None,
         curve_kwargs: dict[str, Any] | None = None,
     ) -> PathDisplay:
@@ -269,12 +307,12 @@ class PathDisplay:
 
         Parameters
         ----------
-        estimator : ChitaRegressor or ChitaRegressorCV
+        estimator : ChitaRegressor, ChitaRegressorCV or a Pipeline that ends in one
             A fitted estimator. One that was cross-validated brings its path along;
             for the other it is computed, with the estimator's own parameters.
 
         X : {array-like, sparse matrix} of shape (n_samples, n_features) or None
-            Training data; not used where the estimator has a path.
+            Training data, as `estimator` takes it; not used where there is a path.
 
         y : array-like of shape (n_samples,) or None, default=None
             Target values; not used where the estimator has a path.
@@ -292,11 +330,11 @@ class PathDisplay:
         kind : {"coefficients", "objective"}, default="coefficients"
             What to draw, see :meth:`plot`.
 
-        n_labels : int, default=7
-            How many features get a colour and a name.
+        n_labels : int or None, default=None
+            How many features get a colour and a name; None is those that were chosen.
 
         name : str or None, default=None
-            What the path is of; None is the estimator's class.
+            The title; None says which k and which ridge.
 
         curve_kwargs : dict or None, default=None
             Passed to `matplotlib.axes.Axes.plot` for each curve.
@@ -307,12 +345,13 @@ class PathDisplay:
             The display, drawn.
         """
         check_is_fitted(estimator)
+        whole, estimator = estimator, last_step(estimator)
         path = getattr(estimator, "path_", None)
+        chosen = None
         if path is None and not hasattr(estimator, "solver_history_"):
             msg = (
                 f"estimator is a {type(estimator).__name__}; it must be a fitted "
-                "ChitaRegressor or ChitaRegressorCV. Of a pipeline, pass its last step "
-                "and the X that reaches it."
+                "ChitaRegressor or ChitaRegressorCV, or a pipeline that ends in one."
             )
             raise TypeError(msg)
         if path is None:
@@ -326,13 +365,9 @@ class PathDisplay:
             for other in ("k", "warm_start", "target_support"):
                 parameters.pop(other)
             ks = estimator.k_ if ks is None else ks
+            X = reaching(whole, X)
             path = chita_path(X, y, ks, sample_weight=sample_weight, **parameters)
-        return cls.from_path(
-            path,
-            feature_names=getattr(estimator, "feature_names_in_", None),
-            ax=ax,
-            kind=kind,
-            n_labels=n_labels,
-            name=type(estimator).__name__ if name is None else name,
-            curve_kwargs=curve_kwargs,
-        )
+        else:
+            chosen = int(np.flatnonzero(path.ks == estimator.k_)[0])
+        display = cls._of(path, names_at_the_end(whole), name, chosen)
+        return display.plot(ax, kind=kind, n_labels=n_labels, curve_kwargs=curve_kwargs)
