@@ -8,6 +8,7 @@ brings its own scripts and fonts.
 import os
 import shutil
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS / "_ext"))
 
 import matplotlib  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 import chita_sklearn  # noqa: E402
 
@@ -33,17 +35,20 @@ version = release = chita_sklearn.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx_copybutton",
     "numpydoc",
     "myst_parser",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "matplotlib.sphinxext.plot_directive",
+    "links",
     "mathml",
     "measured",
     "offline",
+    "run",
     "sklearn_links",
 ]
-exclude_patterns = ["_build", "benchmarks_*.md", "**/sg_execution_times.rst"]
+exclude_patterns = ["_build", "_run", "benchmarks_*.md", "**/sg_execution_times.rst"]
 templates_path = ["_templates"]
 language = "en"
 highlight_language = "python"
@@ -113,7 +118,7 @@ html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "header_links_before_dropdown": 6,
-    "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], "benchmarks": [], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_prev_next": True,
@@ -121,8 +126,23 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-_ALONE = ("index", "quick_start", "how_it_works", "benchmarks")
-html_sidebars = {name: [] for name in (*_ALONE, "troubleshooting", "contributing")}
+_ALONE = ("index", "quick_start", "how_it_works", "benchmarks", "troubleshooting")
+_ALONE += ("glossary", "release_notes", "citing", "contributing")
+# The repository is linked where pyproject.toml names it.
+_project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+if "Repository" in _project.get("urls", {}):
+    html_theme_options["icon_links"] = [
+        {
+            "name": "Repository",
+            "url": _project["urls"]["Repository"],
+            "icon": "fa-brands fa-square-git",
+        }
+    ]
+    html_theme_options["navbar_end"].append("navbar-icon-links")
+html_sidebars = {name: [] for name in _ALONE}
+
+# --- Code is copied without what it printed
+copybutton_selector = "div.highlight:not(.run-output *) pre"
 
 
 def _leave_examples_clean(app, exception):
@@ -130,6 +150,17 @@ def _leave_examples_clean(app, exception):
     shutil.rmtree(ROOT / "examples" / "demo_output", ignore_errors=True)
 
 
+def _describe_thumbnails(app, doctree, docname):
+    """Give the gallery's small pictures the title of their example as text."""
+    for image in doctree.findall(nodes.image):
+        name = Path(image["uri"]).stem
+        if name.startswith("sphx_glr_") and name.endswith("_thumb"):
+            stem = name.removeprefix("sphx_glr_").removesuffix("_thumb")
+            title = app.env.titles[f"auto_examples/{stem}"].astext()
+            image["alt"] = f"Picture of the example: {title}"
+
+
 def setup(app):
     """Connect what this file does itself."""
+    app.connect("doctree-resolved", _describe_thumbnails)
     app.connect("build-finished", _leave_examples_clean)

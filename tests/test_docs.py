@@ -3,6 +3,7 @@
 import ast
 import doctest
 import re
+import runpy
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -501,7 +502,7 @@ def snippets():
     if not DOCS.exists():
         return
     text = (DOCS / "quick_start.rst").read_text(encoding="utf-8")
-    block = re.compile(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+    block = re.compile(r"^\.\. run::\n\n((?:   .*\n|\n)+)", re.MULTILINE)
     for match in block.finditer(text):
         code = re.sub(r"^   ", "", match.group(1), flags=re.MULTILINE)
         line = text.count("\n", 0, match.start()) + 3
@@ -514,6 +515,29 @@ def test_quick_start_runs(line, code):
         pytest.skip("needs torch")
     source = "\n" * (line - 1) + code
     exec(compile(source, "docs/quick_start.rst", "exec"), {"__name__": "__main__"})
+
+
+def test_every_python_block_of_the_how_tos_runs_in_the_build():
+    pages = [DOCS / "index.rst", DOCS / "quick_start.rst", *DOCS.glob("how_to/*.rst")]
+    assert len(pages) > 8
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "code-block:: python" not in text, page
+        assert "code:: python" not in text, page
+
+
+def test_dead_links_and_pictures_without_text_are_found(tmp_path):
+    faults = runpy.run_path(str(DOCS / "_ext" / "links.py"))["faults"]
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top"></h1><a href="b.html#here"></a><a href="#top"></a>'
+        '<a href="https://x.org/none"></a><img src="b.html" alt="text">'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"></p>')
+    assert not faults(tmp_path)
+    (tmp_path / "c.html").write_text(
+        '<a href="none.html"></a><a href="b.html#there"></a><img src="b.html">'
+    )
+    assert len(faults(tmp_path)) == 3
 
 
 def test_the_constraints_of_the_guide_do_what_it_says():

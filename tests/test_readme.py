@@ -33,3 +33,10 @@ def test_readme_shows_regression_tuning_and_pruning():
     text = "\n".join(param.values[1] for param in blocks())
     for name in ("ChitaRegressor(", "GridSearchCV(", "prune("):
         assert name in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "RELEASING.md"])
+def test_files_that_are_linked_to_exist(name):
+    text = (README.parent / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (README.parent / target).exists(), target
