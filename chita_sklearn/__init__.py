@@ -1,4 +1,4 @@
-"""Least squares with exactly k features, in the way of scikit-learn."""
+"""Least squares with exactly k features, compatible with scikit-learn."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -150,8 +150,7 @@ class ChitaRegressorCV(ChitaRegressor):
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        Each search ends after so many attempts in a row to better its best support
-        that fail.
+        Stop each search after this many consecutive restarts without improvement.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.

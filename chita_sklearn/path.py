@@ -234,8 +234,8 @@ def chita_path(
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        The search of each k ends after so many attempts in a row to better its best
-        support that fail.
+        Stop the search of each k after this many consecutive restarts without
+        improvement.
 
     max_iter : int, default=100
         Largest number of iterations of each descent, and of sweeps along k.

@@ -78,9 +78,9 @@ class ChitaRegressor(
     :class:`~sklearn.linear_model.Ridge` on standardised columns. The intercept is never
     penalised.
 
-    All k coefficients are non-zero wherever the data give them a reason to be. With k
-    chosen, nothing shrinks the coefficients but `ridge`: at ``ridge=0`` they are those
-    of ordinary least squares on the chosen features.
+    Exactly k coefficients are non-zero, unless fewer already fit y perfectly. Only
+    `ridge` shrinks them: at ``ridge=0`` they are those of ordinary least squares on the
+    chosen features.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ class ChitaRegressor(
         of unit variance, see `standardize`.
 
     coef_prior : array-like of shape ([n_targets,] n_features) or None, default=None
-        Centre of the ridge term: the coefficients that the data have to argue
-        against. None is zero. A single row serves all targets.
+        Your prior guess of the coefficients: the ridge shrinks towards it. None is
+        zero. A single row serves all targets.
 
     fit_intercept : bool, default=True
         Whether to fit the intercept. X and y are centred implicitly: X is neither
@@ -154,11 +154,12 @@ class ChitaRegressor(
         - "exact" tries every support where there are at most 100,000; else it does
           what "swap" does, then proves the answer, or betters it, by branch and
           bound: until the gap is within `tol`, for at most 100 `max_iter` nodes. For
-          some hundred features; in seconds or, in vain, in minutes.
+          some hundred features; usually in seconds. Where it fails, it may run for
+          minutes.
 
     n_restarts : int, default=10
-        The search "swap" ends after so many attempts in a row to better its best
-        support that fail; 0 makes none.
+        Stop the search "swap" after this many consecutive restarts without
+        improvement; 0 makes none.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a

@@ -1,11 +1,11 @@
 """
-=====================================
-Pruning while training on
-=====================================
+==========================
+Pruning during fine-tuning
+==========================
 
-A pruned network recovers by training on, if its zeros stay zero. Pruning in several
-steps with training in between loses less than pruning at once: here both are given
-the same number of epochs, at several sparsities.
+A pruned network recovers when training goes on, if its zeros stay zero. Pruning in
+several steps with training in between loses less than pruning at once: here both are
+given the same number of epochs, at several sparsities.
 """
 
 import copy

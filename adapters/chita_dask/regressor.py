@@ -179,7 +179,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
         How to search for the support.
 
     n_restarts : int, default=10
-        The search ends after so many attempts in a row that fail.
+        Stop the search after this many consecutive restarts without improvement.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.
@@ -360,7 +360,7 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
         How to search for the supports.
 
     n_restarts : int, default=10
-        Each search ends after so many attempts in a row that fail.
+        Stop each search after this many consecutive restarts without improvement.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.

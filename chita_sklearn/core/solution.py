@@ -23,8 +23,8 @@ class Status(Enum):
     STOPPED = "The caller asked to stop."
     NOT_UNIQUE = (
         "The chosen columns are linearly dependent and ridge = 0, so many coefficient "
-        "vectors fit equally well. The one returned is nearly the shortest, were the "
-        "columns of length 1; set ridge > 0 to make the answer unique."
+        "vectors fit equally well. The one returned has nearly the smallest norm "
+        "(columns scaled to length 1); set ridge > 0 to make the answer unique."
     )
 
 

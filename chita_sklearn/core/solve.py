@@ -61,8 +61,8 @@ def solve(
     start : array of shape (p,) or None, default=None
         Coefficients to start from; cut to the pattern if they do not fit.
     n_restarts : int, default=10
-        The plan "swap" ends after this many attempts in a row to better the best
-        support that fail; 0 for none. Not begun when the gap is within `tol`.
+        Stop the plan "swap" after this many consecutive restarts without improvement;
+        0 for none. Not begun when the gap is within `tol`.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3
