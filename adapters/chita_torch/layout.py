@@ -28,7 +28,7 @@ _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors are not compared by ==
 class Slot:
     """One parameter and its stretch ``start:stop`` of the flat vector.
 

@@ -196,7 +196,14 @@ def test_split_and_labels_agree_with_the_layers(trained):
     parts = layout.split()
     assert [part.names for part in parts] == [[name] for name in layout.names]
     assert torch.equal(torch.cat([part.gather() for part in parts]), layout.gather())
-    assert Layout.join(parts).slots == layout.slots
+    for again, slot in zip(Layout.join(parts).slots, layout.slots, strict=True):
+        assert again.parameter is slot.parameter
+        assert (again.name, again.start, again.stop, again.sum_axis) == (
+            slot.name,
+            slot.start,
+            slot.stop,
+            slot.sum_axis,
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
