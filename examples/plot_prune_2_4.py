@@ -1,7 +1,7 @@
 """
-==============================================
-Two of four: the pattern of sparse GPU kernels
-==============================================
+===============================================
+2:4 sparsity: the pattern of sparse GPU kernels
+===============================================
 
 ``pattern="2:4"`` keeps two of every four consecutive weights of each row, the form
 that sparse tensor cores read; any n:m works the same way. Choosing the two by their

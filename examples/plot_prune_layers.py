@@ -1,7 +1,7 @@
 """
-========================================
-Sparsity per layer: who gives, who keeps
-========================================
+=================================================
+One budget for the network, or one for each layer
+=================================================
 
 One budget for the whole network leaves each layer as many weights as the loss asks for.
 A budget per layer treats all alike. Between the two, ``min_density`` keeps a global
