@@ -54,7 +54,8 @@ def solve_path(
     pattern_of : callable, default=Cardinality
         The pattern for a k. What a smaller k allows, a larger one has room for.
     bounds : bool, default=True
-        Whether plan "swap" spends time on lower bounds; without, they are nan.
+        Whether plan "swap" spends time on lower bounds and walkers; without, the
+        bounds are nan.
     solver : str, default="auto"
         The plan for each k, as in `solve`.
     n_restarts : int, default=10

@@ -284,7 +284,7 @@ def _swap(
             pattern,
             solution,
             max_iter=max_iter,
-            search=Restarts(n_restarts, rng),
+            search=Restarts(n_restarts, rng, walkers=bounds),
             on_step=on_step,
         )
         status = solution.status

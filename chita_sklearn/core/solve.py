@@ -61,8 +61,9 @@ def solve(
     start : array of shape (p,) or None, default=None
         Coefficients to start from; cut to the pattern if they do not fit.
     n_restarts : int, default=10
-        Stop the plan "swap" after this many consecutive restarts without improvement;
-        0 for none. Not begun when the gap is within `tol`.
+        Stop the plan "swap" after this many consecutive restarts without improvement,
+        and, where few of them led back to the best support, after half as many rounds
+        of walkers; 0 for none. Not begun when the gap is within `tol`.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3
@@ -73,8 +74,8 @@ def solve(
         Called with the coefficients after each outer iteration; True stops.
     bounds : bool, default=True
         Whether plan "swap" looks for a lower bound. Without, the bound of a search by
-        swaps is nan, and nothing is said of dependent columns: for candidates that
-        only their predictions are wanted of.
+        swaps is nan, nothing is said of dependent columns, and no walkers follow the
+        restarts: for candidates that only their predictions are wanted of.
 
     Returns
     -------

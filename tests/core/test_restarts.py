@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, solve
-from chita_sklearn.core.improvers.restarts import Restarts, Walk
+from chita_sklearn.core.improvers.restarts import Restarts
 from chita_sklearn.core.improvers.swaps import swaps
 from chita_sklearn.core.search.working_set import WorkingSet
 
@@ -36,39 +36,6 @@ def test_a_search_never_returns_worse_and_keeps_to_the_pattern(oracle, kind, see
     mask[found] = True
     assert oracle.allows(pattern, mask)
     assert len(asked) >= 5 or len(S) in (0, p)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20)
-@given(seed=seeds)
-def test_a_walk_keeps_to_the_pattern_and_to_what_is_locked(oracle, kind, seed):
-    case = oracle.case(seed, ridge=1e-3)
-    problem = case.problem()
-    p = problem.p
-    pattern = oracle.patterns(p, seed)[kind]
-    every = sorted(oracle.supports(pattern, p))
-    rng = np.random.default_rng(seed)
-    S = np.asarray(every[int(rng.integers(len(every)))])
-    inside = np.isin(np.arange(p), S[: len(S) // 2])
-    W = WorkingSet(problem, pattern, np.arange(p), problem.correlation(), inside)
-    walk = Walk(W, rng, S)
-    for steps in range(0, 12, 3):
-        found, _ = walk(np.inf, steps)
-        assert tuple(found) in every
-        assert inside[found].sum() == inside.sum()
-
-
-@settings(max_examples=20)
-@given(seed=seeds)
-def test_a_walk_goes_through_losses_to_the_optimum(oracle, seed):
-    # From the worst of the 120 supports, without going in circles.
-    case = oracle.case(seed, n=15, p=10, ridge=1e-4)
-    problem = case.problem()
-    W = WorkingSet(problem, Cardinality(3), np.arange(10), problem.correlation())
-    values = {S: W.value(np.asarray(S)) for S in itertools.combinations(range(10), 3)}
-    walk = Walk(W, np.random.default_rng(seed), np.asarray(min(values, key=values.get)))
-    found = max(walk(np.inf, steps=50)[1] for _ in range(8))
-    assert found == pytest.approx(max(values.values()), rel=1e-9)
 
 
 def test_it_stops_when_told_to(oracle):

@@ -120,7 +120,6 @@ def test_the_best_swap_is_the_best_of_all_refits(oracle, kind, seed):
     if len(first) in (0, p):
         return
     inside = np.isin(np.arange(p), first) & (rng.random(p) < 0.2)
-    closed = rng.random(p) < 0.3
     W = on_all(case, pattern, inside)
     state = SwapState(W, np.asarray(first))
     for _ in range(3):  # the later ones from a state that was updated
@@ -132,24 +131,14 @@ def test_the_best_swap_is_the_best_of_all_refits(oracle, kind, seed):
             T = tuple(sorted(S - {i} | {j}))
             if T in at and not inside[i]:
                 gains[i, j] = before - at[T]
-        opened = {ij: g for ij, g in gains.items() if not closed[list(ij)].any()}
-        most = max(gains.values(), default=-np.inf)
-        asked = [
-            (None, np.inf, gains),
-            (closed, np.inf, opened),
-            (closed, most - 1e-6 * scale, gains),
-        ]
-        for shut, unless, among in asked:
-            gain, i, j = state.best(shut, unless)
-            highest = max(among.values(), default=-np.inf)
-            if highest == -np.inf:
-                assert gain == -np.inf
-                continue
-            pair = int(state.S[i]), j
-            assert gain == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
-            assert among[pair] == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
-        if not gains:
+        gain, i, j = state.best()
+        highest = max(gains.values(), default=-np.inf)
+        if highest == -np.inf:
+            assert gain == -np.inf
             break
+        pair = int(state.S[i]), j
+        assert gain == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
+        assert gains[pair] == pytest.approx(highest, rel=1e-6, abs=1e-9 * scale)
         leaves, joins = list(gains)[int(rng.integers(len(gains)))]
         state.swap(int(np.flatnonzero(state.S == leaves)[0]), joins)
 
@@ -176,10 +165,9 @@ def test_a_thousand_gains_at_a_time_or_all_at_once_are_the_same(oracle, monkeypa
     rng = np.random.default_rng(1)
     case = oracle.Case(rng.standard_normal((50, 200)), rng.standard_normal(50))
     state = SwapState(on_all(case, Cardinality(30)), np.arange(30))
-    closed = rng.random(200) < 0.1
-    whole = state.best(), state.best(closed)
+    whole = state.best()
     monkeypatch.setattr(module, "BLOCK", 1000)
-    assert (state.best(), state.best(closed)) == whole
+    assert state.best() == whole
 
 
 @settings(max_examples=15)
@@ -190,13 +178,11 @@ def test_rows_left_out_could_not_gain(oracle, seed):
     X = columns(rng, ["plain", "near-collinear", "duplicates"][seed % 3], 40, 30)
     case = oracle.Case(X, X @ (rng.standard_normal(30) * (rng.random(30) < 0.4)), 1e-6)
     state = SwapState(on_all(case, Cardinality(12)), np.arange(12))
-    closed = rng.random(30) < 0.3
     for _ in range(8):
-        gains = [state.best()[0], state.best(closed)[0]]
+        gain, i, j = state.best()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "BLOCK", 1)
-            assert [state.best()[0], state.best(closed)[0]] == gains
-        _, i, j = state.best()
+            assert state.best()[0] == gain
         state.swap(i, j)
 
 

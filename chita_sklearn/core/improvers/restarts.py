@@ -1,23 +1,20 @@
 """Restarts: leave the best support, re-optimise, keep what is better.
 
 A swap-optimal support is not always the best: correlated columns have to change in
-groups. A restart tries two ways out, for each finds what the other does not:
+groups. Two searches follow each other, the second only where the first says that it
+pays:
 
-- A perturbation drops some coordinates at random, from one to all, lets one random
-  other in, selects forward up to the size, and swaps to the next local optimum on the
-  working set. The one stranger makes the refill differ from what was dropped.
-- A tabu walk (Glover, Tabu Search, ORSA J. Computing 1, 1989) goes on where the last
-  one stopped, by the best swap that undoes no recent one, gain or loss. It takes more
-  steps the more restarts have failed: easy problems are not made to pay for hard ones.
-
-Of the perturbations tried (strangers only, noisy forward selection, growing and
-shrinking, crossing good supports, dropping half at most) the one here came closest to
-the best known residuals on real problems, in the least time. With 200 restarts it
-alone comes within 2 % of them on 15 of 18, with the walk on 17 or 18.
-
-Counting only the restarts in a row that gain nothing puts the effort where it pays: on
-easy problems the search ends after `n_restarts`, on hard ones it goes on while it
-improves.
+- A restart drops some coordinates at random, from one to all, lets one random other in,
+  selects forward up to the size, and swaps to the next local optimum on the working
+  set. The one stranger makes the refill differ from what was dropped. Only the restarts
+  in a row that gain nothing are counted, so that the effort goes where it pays. Of
+  the perturbations tried (strangers only, noisy forward selection, growing and
+  shrinking, dropping half at most) this came closest to the best known residuals.
+- Where many restarts ended elsewhere than at the best support, the problem has many
+  local optima. Walkers (`search.walkers`) then go from supports selected in several
+  ways, and again and again from mixtures of the best supports met: what good supports
+  share is kept, and what they differ in is drawn anew (a genetic algorithm whose
+  individuals are improved by tabu search; Moscato, Caltech C3P report 826, 1989).
 """
 
 from __future__ import annotations
@@ -27,78 +24,142 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problem.least_squares import LeastSquares
-from ..search.local_search import forward, improve
-from ..search.swap_state import SwapState
-from ..search.working_set import WorkingSet
+from ..search.local_search import backward, forward, improve
+from ..search.walkers import distinct, mixed, randomised_forward, together, walk
+from ..search.working_set import WorkingSet, spare
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
 # computes the first five to a hundred times and a product with the second as often.
-MEMORY = 2**21  # numbers of A that a working set may copy, if not a tenth of them all
-GAINS, ENTRIES = 2e3, 1e5
-STEPS = 100  # of a tabu walk in one restart at most
+# With a fifth of GAINS, walkers on 4,000 columns miss a third of what they find.
+GAINS, ENTRIES = 1e4, 1e5
+# Share of the last restarts that led back to the best support, from which on it is
+# taken for the best of all.
+EASY = 0.85
+# Supports that walk together, and steps between two mixings: twice as many of either
+# cost twice the time and found as much. The best third is kept and mixed.
+WALKERS, STEPS, KEPT = 32, 20, 10
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
-# Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
-# for half as many. Longer ones (half of k, 10 to 30) found less.
-TENURE = (3, 8)
 
 
 class Restarts:
-    """A `Search` by perturbations and tabu walks.
+    """A `Search` by perturbations, and by walkers where these do not agree.
 
     Parameters
     ----------
     n_restarts : int
-        Stop after this many restarts in a row without improvement.
+        Stop after this many restarts in a row without improvement, and after half as
+        many rounds of walkers.
     rng : numpy.random.Generator
         Where the randomness comes from.
+    walkers : bool, default=True
+        Whether walkers may follow.
 
     Attributes
     ----------
-    done, better : int
-        Restarts made, and those that found a better support.
+    done, better, rounds : int
+        Restarts made, those that found a better support, and rounds of walkers.
     """
 
-    def __init__(self, n_restarts: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, n_restarts: int, rng: np.random.Generator, walkers: bool = True
+    ) -> None:
         self.n_restarts = n_restarts
         self.done = self.better = 0
-        self._failed = 0
+        self.rounds = 0
+        self._failed, self._walked = 0, not walkers
         self._rng = rng
 
     def room(self, problem: LeastSquares, k: int) -> int:
         """More columns for more restarts: those left out can never be found."""
         n, total = problem.n_rows, self.n_restarts
-        copied = max(MEMORY, n * problem.p // 10)
-        return int(min(GAINS * total / k, ENTRIES * total / n, copied / n, COLUMNS))
+        most = min(GAINS * total / k, ENTRIES * total / n, spare(problem) / n)
+        return int(min(most, COLUMNS))
 
     def note(self) -> str:
         """What was done, in words."""
-        return f"restarts: {self.done}, of which {self.better} found a better support"
+        walked = f", rounds of walkers: {self.rounds}" if self.rounds else ""
+        return (
+            f"restarts: {self.done}, of which {self.better} found a better support"
+            f"{walked}"
+        )
 
     def __call__(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
     ) -> np.ndarray:
         """Return the best support found; S itself where none is better."""
+        if len(S) == len(W.members) or W.locked[S].all():
+            return S
+        S, same, stopped = self._restart(W, S, stop)
+        if stopped or same >= EASY or self._walked or len(S) < W.pattern.size:
+            return S
+        if len(S) * len(W.members) > together(W):
+            return S
+        self._walked = True
+        return self._evolve(W, S, stop)
+
+    def _restart(
+        self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
+    ) -> tuple[np.ndarray, float, bool]:
+        """Perturb until `n_restarts` in a row have failed.
+
+        Returns the best support, the share of attempts that led back to it, and whether
+        to stop.
+        """
         best, most = W.value(S), 20 * len(S) + 100
-        walk = None
+        back = tried = 0
         while self._failed < self.n_restarts:
-            if len(S) == len(W.members) or W.locked[S].all():
-                break
             self.done += 1
             self._failed += 1
+            tried += 1
             new, value, _ = improve(W, self._perturb(W, S), max_swaps=most)
-            steps = min(self._failed // 2, STEPS)
-            if steps and not value > best * GAINED:
-                walk = walk or Walk(W, self._rng, S)
-                new, value = walk(best, steps)
-                if value > best * GAINED:
-                    new, value, _ = improve(W, new, max_swaps=most)
             if value > best * GAINED:
-                S, best, walk, self._failed = new, value, None, 0
+                S, best, self._failed, back, tried = new, value, 0, 0, 0
                 self.better += 1
+            elif value * GAINED >= best:
+                back += 1
             if stop(S):
+                return S, 1.0, True
+        return S, back / max(tried, 1), False
+
+    def _evolve(
+        self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
+    ) -> np.ndarray:
+        """Walk from many supports, then from mixtures of the best ones met.
+
+        Until as many rounds in a row as half the restarts have found nothing better.
+        """
+        group, best, failed = self._starts(W, S), W.value(S), 0
+        elite, values = group[:0], np.empty(0)
+        while failed < max(self.n_restarts // 2, 1) and len(group) > 1:
+            self.rounds += 1
+            failed += 1
+            found, reached = walk(W, group, STEPS, self._rng)
+            everyone = np.concatenate([elite, found]), np.concatenate([values, reached])
+            elite, values = (best_of[:KEPT] for best_of in distinct(*everyone))
+            if values[0] > best * GAINED:
+                S, best, failed = elite[0], values[0], 0
+            if stop(S) or len(elite) == 1:
                 break
-        return S
+            pairs = [
+                self._rng.choice(len(elite), 2, replace=False) for _ in range(WALKERS)
+            ]
+            group = np.array(
+                [mixed(W, elite[a], elite[b], self._rng) for a, b in pairs]
+            )
+        return improve(W, S, max_swaps=20 * len(S) + 100)[0]
+
+    def _starts(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:
+        """Different supports of the size of S: itself, and others selected at random.
+
+        Half of them forward alone, half forward beyond the size and then backward.
+        """
+        k, each = len(S), WALKERS // 2
+        far = max(min(2 * k, len(W.members), W.n_rows - 1), k)
+        forward_only = randomised_forward(W, k, each, self._rng)
+        beyond = randomised_forward(W, far, each, self._rng)
+        back = [backward(W, T) for T in beyond]
+        return np.array([S, *forward_only, *(T for T in back if len(T) == k)])
 
     def _perturb(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:
         rng, m = self._rng, len(W.members)
@@ -113,34 +174,3 @@ class Restarts:
         allowed = W.may_join(kept, score)
         stranger = rng.choice(np.flatnonzero(allowed), size=1)
         return forward(W, np.append(np.flatnonzero(kept), stranger), W.pattern.size)
-
-
-class Walk:
-    """A tabu walk on a working set, from S, a few swaps at a time."""
-
-    def __init__(self, W: WorkingSet, rng: np.random.Generator, S: np.ndarray) -> None:
-        self._W, self._S, self._rng = W, S, rng
-        self._step = 0
-        self._until = np.zeros(len(W.members), dtype=int)  # the last step it is tabu
-
-    def __call__(self, best: float, steps: int) -> tuple[np.ndarray, float]:
-        """Go on; return the best support met, and its value.
-
-        A tabu swap is taken after all where it would explain more than `best`.
-        """
-        at = SwapState(self._W, self._S)  # not held in between: it is memory
-        found, highest = np.sort(at.S), -np.inf
-        for _ in range(steps):
-            self._step += 1
-            tabu = self._until >= self._step
-            gain, i, j = at.best(tabu, unless=best * GAINED - at.value)
-            if gain == -np.inf:
-                continue
-            out, rest = int(self._rng.integers(*TENURE)), len(at.S) - 1
-            self._until[at.S[i]] = self._step + out
-            self._until[j] = self._step + min(out // 2, rest)
-            at.swap(i, j)
-            if at.value > highest:
-                found, highest = np.sort(at.S), at.value
-        self._S = at.S
-        return found, highest

@@ -129,43 +129,29 @@ class SwapState:
         if not (self._firm and abs(self.value - expected) <= DRIFT * self.value):
             self.renew()
 
-    def best(
-        self, closed: np.ndarray | None = None, unless: float = np.inf
-    ) -> tuple[float, int, int]:
+    def best(self) -> tuple[float, int, int]:
         """Return the swap of largest gain: (gain, i, j), as `swap` takes them.
 
-        Coordinates that are `closed` neither leave nor join, unless that gains more
-        than `unless`. The gain is -inf where no swap is allowed.
+        The gain is -inf where no swap is allowed.
         """
         W, S, p = self._W, self.S, self.P.diagonal()
         q, own = self.q.copy(), _own(self.d, W.h, np)
         q[S], own[S] = np.inf, -HUGE  # what is in S gains -inf
         alone = np.where(W.locked[S], np.inf, self.w**2 / p)
         allowed = W.exchangeable(S)
-        # Of each i the best j and twice its gain; then the same of what is not closed.
-        js = np.zeros((2, len(S)), dtype=np.intp)
-        gains = np.full((2, len(S)), -np.inf)
-        among = 0
-        if closed is not None:
-            among, alone_open = 1, np.where(closed[S], np.inf, alone)
+        js = np.zeros(len(S), dtype=np.intp)  # of each i the best j, and twice its gain
+        gains = np.full(len(S), -np.inf)
         for rows in _blocks(alone, len(q)):
-            least = gains[among].max()
+            least = gains.max()
             if least > -np.inf and alone[rows[0]] > _reach(q, own, W.h, least):
                 break
             both = _explained(self.T[rows], p[rows], self.w[rows], q, own)
             if allowed is not None:
                 both[~allowed[rows]] = -np.inf
-            each = np.arange(len(both))
-            js[0, rows] = j = np.argmax(both, axis=1)
-            gains[0, rows] = both[each, j] - alone[rows]
-            if closed is not None:
-                both[:, closed] = -np.inf
-                js[1, rows] = j = np.argmax(both, axis=1)
-                gains[1, rows] = both[each, j] - alone_open[rows]
-        if among and gains[0].max() > 2 * unless:
-            among = 0
-        i = int(np.argmax(gains[among]))
-        return 0.5 * float(gains[among, i]), i, int(js[among, i])
+            js[rows] = j = np.argmax(both, axis=1)
+            gains[rows] = both[np.arange(len(both)), j] - alone[rows]
+        i = int(np.argmax(gains))
+        return 0.5 * float(gains[i]), i, int(js[i])
 
 
 def _blocks(alone: np.ndarray, m: int) -> list:

@@ -20,6 +20,15 @@ COPIED = 1 / 8
 TINY = float(np.finfo(np.float64).tiny)
 
 
+def spare(problem: Quadratic) -> int:
+    """How many numbers a search may hold of A's columns, and as many of H.
+
+    A sixteenth of a large X; up to a million of a small one, where that is little.
+    """
+    size = problem.n_rows * problem.p
+    return max(size // 16, 2**20 - size // 4)
+
+
 class WorkingSet:
     """The problem on a few columns, with their Gram matrix: the search happens here.
 
@@ -52,6 +61,8 @@ class WorkingSet:
         where = xp.asarray(members, device=problem.device)
         self._mu, self.n_rows = problem.mu, problem.n_rows
         m = len(members)
+        self.spare = spare(problem)
+        self._most = self.spare // max(m, 1)  # rows of H that are kept
         self._place = np.full(m, -1)  # of each row of H in _rows; -1 where not known
         self._rows, self._known = np.empty((0, m)), 0
         large = m > COPIED * problem.p and m <= problem.n_rows
@@ -99,17 +110,22 @@ class WorkingSet:
         return np.take(self._rows, self._place[S], axis=0, out=out, mode="clip")
 
     def _learn(self, S: np.ndarray) -> None:
-        new = S[self._place[S] < 0]
-        if len(new):
-            first, self._known = self._known, self._known + len(new)
-            if self._known > len(self._rows):
-                room = np.empty((min(first + self._known, len(self.g)), len(self.g)))
-                room[:first] = self._rows[:first]
-                self._rows = room
-            rows = self._rows[first : self._known]
-            rows[:] = self._gram_rows(new)
-            rows[np.arange(len(new)), new] += self._mu
-            self._place[new] = np.arange(first, self._known)
+        new = np.unique(S[self._place[S] < 0])
+        if not len(new):
+            return
+        if self._known + len(new) > self._most:  # forgotten, but for what is asked
+            self._place[:], self._known = -1, 0
+            new = np.unique(S)
+        first, self._known = self._known, self._known + len(new)
+        if self._known > len(self._rows):
+            most = max(min(2 * self._known, self._most), self._known)
+            room = np.empty((min(most, len(self.g)), len(self.g)))
+            room[:first] = self._rows[:first]
+            self._rows = room
+        rows = self._rows[first : self._known]
+        rows[:] = self._gram_rows(new)
+        rows[np.arange(len(new)), new] += self._mu
+        self._place[new] = np.arange(first, self._known)
 
     def value(self, S: np.ndarray) -> float:
         """How much of n F(0) the support explains: 1/2 g_S' P g_S."""

@@ -1,0 +1,275 @@
+"""Walkers: many supports on a working set that take one swap each, together.
+
+Each walks as Glover's tabu search does: by the best swap, gain or loss, that undoes no
+recent one. A support costs a few passes over its tableau a step; taking the steps of
+all walkers at once leaves the cost of the calls out. Notation as in `swap_state`, with
+a leading axis for the walkers: S (B, k), P (B, k, k), T (B, k, m), q and d (B, m).
+
+References
+----------
+F. Glover, "Tabu search", ORSA Journal on Computing 1, 1989; F. Glover, M. Laguna and
+R. Marti, "Fundamentals of scatter search and path relinking", Control and Cybernetics
+29, 2000 (what to do with several good answers).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..linalg import inverse
+from .local_search import NOISE
+from .swap_state import DEPENDENT, HUGE
+from .working_set import TINY, WorkingSet
+
+# Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
+# for half as many.
+TENURE = (5, 15)
+ROWS = 8  # of a support, those that cost least, are tried to leave in a step
+CHOICES = 5  # largest gains from which a randomised forward selection draws
+TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
+# ||a_j||^2 over the squared distance of a_j from the span of the rest of the support,
+# above which it does not join: the update would multiply rounding errors by as much.
+INFLATED = 1e7
+RENEWED = 40  # steps after which all is computed from scratch
+GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
+
+
+class Walkers:
+    """Supports of one size on a working set that walk together.
+
+    Parameters
+    ----------
+    W : WorkingSet
+    S : ndarray of int, shape (B, k)
+        The supports, indices into W's members.
+    tenure : ndarray of int, shape (B, steps)
+        For how many steps what is swapped out in each of them stays out.
+    """
+
+    def __init__(self, W: WorkingSet, S: np.ndarray, tenure: np.ndarray) -> None:
+        self._W, self.S, self._tenure = W, S.copy(), tenure
+        B, k = S.shape
+        m = len(W.members)
+        self._each = np.arange(B)
+        self._until = np.zeros((B, m), dtype=np.int32)  # the last step it is tabu
+        self._step = 0
+        self._T = np.empty((B, k, m))
+        self._renew()
+        self._found, self._best_value = self.S.copy(), self._value.copy()
+
+    def _renew(self) -> None:
+        W, S = self._W, self.S
+        B, k = S.shape
+        rows = W.H(S.ravel(), slice(None)).reshape(B, k, -1)
+        self._H_SS = np.take_along_axis(rows, np.repeat(S[:, None], k, axis=1), axis=2)
+        self._P = np.stack([inverse(H.copy()) for H in self._H_SS])
+        g = W.g[S]
+        self._w = (self._P @ g[:, :, None])[:, :, 0]
+        self._value = 0.5 * np.sum(g * self._w, axis=1)
+        np.matmul(self._P, rows, out=self._T)
+        self._q = W.g - (self._w[:, None] @ rows)[:, 0]
+        rows *= self._T
+        self._d = W.h - np.sum(rows, axis=1)
+
+    def walk(self) -> tuple[np.ndarray, np.ndarray]:
+        """Take all steps; return the best support that each has met, and its value."""
+        for _ in range(self._tenure.shape[1]):
+            self._step += 1
+            if self._step % RENEWED == 0:
+                self._renew()
+            i, j, gain = self._best()
+            self._swap(i, j, gain > -np.inf)
+            better = self._value > self._best_value
+            self._found[better] = self.S[better]
+            self._best_value[better] = self._value[better]
+        return self._found, self._best_value
+
+    def _best(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each walker the swap (i, j) of largest gain among those allowed.
+
+        Of S, the few that cost least to leave are tried: the others hardly ever go.
+        """
+        W, S, b = self._W, self.S, self._each[:, None]
+        tabu = self._until >= self._step
+        p = np.diagonal(self._P, axis1=1, axis2=2)
+        alone = self._w**2 / p
+        allowed = self._allowed()
+        alone[W.locked[S] if allowed is None else ~allowed.any(axis=2)] = np.inf
+        few = min(ROWS, S.shape[1])
+        rows = np.argpartition(alone, few - 1, axis=1)[:, :few]
+        alone, p, w = alone[b, rows], p[b, rows], self._w[b, rows]
+        q, own = self._q.copy(), np.maximum(self._d, W.h / INFLATED + TINY)
+        q[b, S], own[b, S] = np.inf, -HUGE  # what is in S gains -inf
+        left = self._T[b, rows]
+        both = left * (w / p)[:, :, None]
+        both += q[:, None]
+        both *= both
+        left *= left
+        left *= (1 / p)[:, :, None]
+        left += own[:, None]
+        both /= left
+        both -= alone[:, :, None]
+        if allowed is not None:
+            both[~allowed[b, rows]] = -np.inf
+        flat, m = both.reshape(len(S), -1), both.shape[2]
+        chosen = np.argmax(flat, axis=1)
+        gain = flat[self._each, chosen]
+        # Tabu or not, a swap that leads beyond the best support met is taken.
+        record = self._value + 0.5 * gain > self._best_value * GAINED
+        if not record.all():
+            both -= np.where(tabu, np.inf, 0.0)[:, None]
+            both -= np.where(tabu[b, S[b, rows]], np.inf, 0.0)[:, :, None]
+            free = np.argmax(flat, axis=1)
+            chosen = np.where(record, chosen, free)
+            gain = flat[self._each, chosen]
+        return rows[self._each, chosen // m], chosen % m, gain
+
+    def _allowed(self) -> np.ndarray | None:
+        """Which swaps the pattern allows, shape (B, k, m); None: all that are free."""
+        W = self._W
+        if W.pattern.is_uniform:
+            return None
+        every = ~W.locked[self.S][:, :, None] & np.ones(len(W.members), dtype=bool)
+        for S, allowed in zip(self.S, every, strict=True):
+            may = W.exchangeable(S)
+            if may is not None:
+                allowed &= may
+        return every
+
+    def _swap(self, i: np.ndarray, j: np.ndarray, moving: np.ndarray) -> None:
+        W, S, P, T, b = self._W, self.S, self._P, self._T, self._each
+        if not moving.any():
+            return
+        k = S.shape[1]
+        p, w_i, T_ij = P[b, i, i], self._w[b, i], T[b, i, j]
+        own = self._d[b, j] + T_ij**2 / p
+        out = self._tenure[:, self._step - 1]
+        # A column that nearly depends on the others would spoil the tableau.
+        sound = (own * INFLATED >= W.h[j]) & (W.h[j] > 0)
+        self._until[b[~sound], j[~sound]] = self._step + out[~sound]
+        moving = moving & sound
+        own = np.where(moving, own, 1.0)
+        h = W.H(j, slice(None))
+        h_S = h[b[:, None], S]
+        X, R = np.empty((len(b), 2, k)), np.empty((len(b), 2, h.shape[1]))
+        X[:, 0], R[:, 0] = P[b, i] / p[:, None], T[b, i]
+        X[:, 1] = T[b, :, j] - T_ij[:, None] * X[:, 0]
+        X[b, 1, i] = -1.0
+        step = (self._q[b, j] + T_ij * w_i / p) / own
+        along = np.sum(h_S * X[:, 0], axis=1)
+        r = h - (h_S[:, None] @ T)[:, 0]
+        r += along[:, None] * R[:, 0]
+        r /= own[:, None]
+        R[:, 1] = r
+        X[~moving] = 0.0
+        T -= X.swapaxes(1, 2) @ R
+        scaled = X * np.stack([p, -1 / own], axis=1)[:, :, None]
+        P -= X.swapaxes(1, 2) @ scaled
+        at, to = b[moving], i[moving]
+        new = X[at, 1] / -own[at, None]
+        T[at, to], P[at, to], P[at, :, to] = r[at], new, new
+        gone, come = np.where(moving, w_i / p, 0.0), np.where(moving, step * own, 0.0)
+        self._q += gone[:, None] * R[:, 0]
+        self._q -= come[:, None] * R[:, 1]
+        R *= R
+        self._d += np.where(moving, 1 / p, 0.0)[:, None] * R[:, 0]
+        self._d -= np.where(moving, own, 0.0)[:, None] * R[:, 1]
+        self._until[at, S[at, to]] = self._step + out[moving]
+        stay = np.minimum(out // 2, k - 1)
+        self._until[at, j[moving]] = self._step + stay[moving]
+        S[at, to] = j[moving]
+        h_S[at, to] = h[at, j[moving]]
+        self._H_SS[at, to] = self._H_SS[at, :, to] = h_S[at]
+        g = W.g[S][:, :, None]
+        w = P @ g
+        w += P @ (g - self._H_SS @ w)  # refined, for the value to be right
+        self._w = w[:, :, 0]
+        self._value = 0.5 * np.sum(W.g[S] * self._w, axis=1)
+
+
+def together(W: WorkingSet) -> int:
+    """How many numbers of tableaus are stepped together: few beside X."""
+    return min(TOGETHER, W.spare // 8)
+
+
+def walk(
+    W: WorkingSet, S: np.ndarray, steps: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let a walker go from each row of S; return what they found, and its values.
+
+    As many go together as stay in the cache: that changes no answer.
+    """
+    count = max(together(W) // (S.shape[1] * len(W.members)), 1)
+    tenure = rng.integers(*TENURE, size=(len(S), steps))
+    found, values = np.empty_like(S), np.empty(len(S))
+    for first in range(0, len(S), count):
+        some = slice(first, first + count)
+        walkers = Walkers(W, S[some], tenure[some])
+        found[some], values[some] = walkers.walk()
+    return found, values
+
+
+def randomised_forward(
+    W: WorkingSet, size: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Select forward `count` times, each step drawn from the largest gains.
+
+    Returns the selections that reached `size`, shape (at most count, size): one ends
+    early where nothing it could add would gain.
+    """
+    some = max(together(W) // (size * len(W.members)), 1)
+    draws = rng.random((count, size))
+    each = [_forward(W, draws[i : i + some]) for i in range(0, count, some)]
+    return np.concatenate(each)
+
+
+def _forward(W: WorkingSet, draws: np.ndarray) -> np.ndarray:
+    (count, size), m = draws.shape, len(W.members)
+    each = np.arange(count)
+    in_S = np.zeros((count, m), dtype=bool)
+    S = np.empty((count, size), dtype=np.intp)
+    V = np.empty((count, size, m))  # as in `local_search.forward`
+    q, d = np.tile(W.g, (count, 1)), np.tile(W.h, (count, 1))
+    least = DEPENDENT * W.h + TINY
+    floor = NOISE * float(np.max(W.g**2 / np.maximum(W.h, TINY), initial=0))
+    whole, few = np.ones(count, dtype=bool), min(CHOICES, m)
+    for t in range(size):
+        gain = q**2
+        gain /= np.maximum(d, least)
+        gain[in_S | (d <= least)] = 0.0
+        if not W.pattern.is_uniform:
+            for b in each:
+                gain[b, ~W.may_join(in_S[b], gain[b])] = 0.0
+        top = np.argpartition(gain, m - few, axis=1)[:, m - few :]
+        upto = np.cumsum(np.take_along_axis(gain, top, axis=1), axis=1)
+        whole &= upto[:, -1] > floor
+        drawn = draws[:, t] * upto[:, -1]
+        j = top[each, np.minimum(np.sum(upto <= drawn[:, None], axis=1), few - 1)]
+        S[:, t], in_S[each, j] = j, True
+        root = np.sqrt(np.maximum(d[each, j], least[j]))[:, None]
+        V[:, t] = W.H(j, slice(None))
+        if t:
+            V[:, t] -= (V[each, :t, j][:, None] @ V[:, :t])[:, 0]
+        V[:, t] /= root
+        q -= V[:, t] * (q[each, j][:, None] / root)
+        d -= V[:, t] ** 2
+    return S[whole]
+
+
+def mixed(
+    W: WorkingSet, a: np.ndarray, b: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A support between two: what both have, and a random part of what one has."""
+    score = np.full(len(W.members), -1.0)
+    either = np.union1d(a, b)
+    score[either] = rng.random(len(either))
+    score[np.intersect1d(a, b)] = 2.0
+    score[W.locked] = 3.0
+    return np.flatnonzero(W.pattern.best_mask(score))
+
+
+def distinct(S: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different supports among the rows of S, each ascending, the best first."""
+    S, first = np.unique(np.sort(S, axis=1), axis=0, return_index=True)
+    order = np.argsort(-values[first], kind="stable")
+    return S[order], values[first][order]
