@@ -27,6 +27,7 @@ from torch import nn
 
 import chita_torch
 from chita_torch import GradualPruner, keep_pruned, prune, refit
+from chita_torch.batches import _fetching
 from chita_torch.interrupts import AGAIN
 
 ADAPTER = Path(chita_torch.__file__).parent
@@ -169,9 +170,10 @@ class Lines:
 
     def line(self, frame, event, argument):
         # Between the body of a `with` and the call of its exit, where the line is that
-        # of the `with` again, a debugger can raise but no signal is ever heard.
+        # of the `with` again, and at a `try:`, which does nothing, a debugger can raise
+        # but no signal is ever heard.
         source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not source.lstrip().startswith("with "):
+        if event == "line" and not source.lstrip().startswith(("with ", "try:")):
             self.count += 1
             if self.count == self.at:
                 signal.raise_signal(signal.SIGINT)
@@ -209,6 +211,8 @@ def trial(scenario, files, at, first=None):
         sys.settrace(tracing)
     with contextlib.suppress(KeyboardInterrupt):
         time.sleep(20 * AGAIN)  # one that is repeated comes now
+    if _fetching._is_owned():
+        return "the lock on random numbers is held", lines.count
     if result is not None:
         return None, lines.count  # it was over when the signal was heard
     after = seen(model, optimizer, pruner)
