@@ -837,7 +837,7 @@ def moments(
         Rows in a chunk. None is about two million numbers of X.
 
     progress : bool, default=False
-        Whether to show a bar. Needs tqdm.
+        Whether to show a bar. Needs tqdm, which the extra `progress` brings.
 
     Returns
     -------

@@ -45,8 +45,8 @@ def aic(n_samples: float, rss: Any, k: Any) -> Any:
 
     See Also
     --------
-    bic : With a price that grows with the number of samples.
-    ebic : With a price that grows with the number of features as well.
+    bic : With a penalty that grows with the number of samples.
+    ebic : With a penalty that grows with the number of features as well.
 
     Examples
     --------
@@ -113,9 +113,9 @@ def ebic(
         \mathrm{EBIC}_\gamma = n \log(\mathrm{RSS} / n) + \mathrm{df} \log n
         + 2 \gamma \log \binom{p}{k}
 
-    BIC thinks every model equally likely beforehand, so that models of the size for
-    which there are most of them win where there are many features. Here every *size* is
-    equally likely (``gamma=1``), and its models share that.
+    BIC assumes that every model is equally likely, which with many features favours the
+    sizes of which there are most models. Here every *size* is equally likely
+    (``gamma=1``), and the models of one size share its probability.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def ebic(
         The number of features, p, that were chosen from.
 
     gamma : float, default=1.0
-        How much to make of the number of models, in [0, 1]; 0 is BIC.
+        Weight of the number of models, in [0, 1]; 0 is BIC.
 
     df : float or array-like or None, default=None
         The effective degrees of freedom of a fit with a ridge term. None is `k`.

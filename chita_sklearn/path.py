@@ -211,12 +211,12 @@ def chita_path(
 
     always_include : array-like of int or str, or None, default=None
         Features that are always among the k, by index or, where X is a data frame, by
-        name. They count within k, and their coefficients are penalised as all others.
+        name. They count within k, and their coefficients are penalised like all others.
 
     positive : bool or array-like of shape (n_features,), default=False
         True lets no coefficient be negative. An array gives each feature a sign: 1 for
         a coefficient that may not be negative, -1 for one that may not be positive, 0
-        for either. Fewer than k coefficients are non-zero where no other gains.
+        for either. If no further feature improves the fit, fewer than k are non-zero.
 
     groups : array-like of shape (n_features,) or None, default=None
         The group of each feature, by any label. k then counts groups: all features of a

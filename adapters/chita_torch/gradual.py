@@ -277,7 +277,7 @@ class GradualPruner:
     schedule : {"cubic", "exponential", "linear"} or callable, default="cubic"
         Sparsity over the prunings, from 0.1; see `schedule_fractions`.
     random_state : int, optional
-        Fixes the samples that each pruning draws: others at each.
+        Seed of the samples to draw; each pruning draws different ones.
     resume : dict, optional
         What `state_dict` of an earlier pruner returned: go on from there.
     **options
@@ -293,8 +293,8 @@ class GradualPruner:
     Raises
     ------
     ValueError, TypeError
-        For a number in ``at`` that is none, for options that `prune` would refuse, or
-        a state that is none.
+        For ``at`` that are not integers of 0 or more, for options that `prune` would
+        refuse, or a ``resume`` that is no state.
 
     Notes
     -----

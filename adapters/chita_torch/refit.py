@@ -57,8 +57,8 @@ def refit(
     batches : iterable of batches
         As in `prune`.
     loss_fn : callable, optional
-        ``loss_fn(model, batch)`` runs the model on a batch; what it returns is of no
-        account. By default the model is called on the batch, on the first part of a
+        ``loss_fn(model, batch)`` runs the model on a batch; what it returns is not
+        used. By default the model is called on the batch, on the first part of a
         tuple, or with a mapping as keywords.
     dense : dict of str -> Tensor, optional
         State of the network before it was pruned (its ``state_dict()``); by default

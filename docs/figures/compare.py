@@ -17,7 +17,7 @@ PEERS = {
 FAMILIES = ("small", "medium", "large", "real")
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
-records = json.loads((RESULTS / "regression.json").read_text())["results"]
+records = json.loads((RESULTS / "regression.json").read_text("utf-8"))["results"]
 table = {}
 for record in records:
     if record["status"] == "ok" and record["kind"] != "exact":
@@ -40,7 +40,7 @@ left.set(
 left.set_ylim(top=2000)
 left.legend(fontsize="x-small", loc="upper left")
 
-records = json.loads((RESULTS / "pruning_instance.json").read_text())["results"]
+records = json.loads((RESULTS / "pruning_instance.json").read_text("utf-8"))["results"]
 rows = sorted(
     (r["sparsity"], r)
     for r in records

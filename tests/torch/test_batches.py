@@ -155,3 +155,14 @@ def test_batches_that_change_between_passes_are_refused():
 
     with pytest.raises(ValueError, match="changed between two passes"):
         make(Changing())
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_give_the_same_batches():
+    """As on Windows and macOS, where a worker begins with nothing."""
+    drawn = []
+    for options in ({}, {"num_workers": 1, "multiprocessing_context": "spawn"}):
+        source = loader(generator=torch.Generator().manual_seed(3), **options)
+        batches = make(source)
+        drawn.append([seen(batches.calibration), seen(batches.draw(1000))])
+    assert drawn[0] == drawn[1]

@@ -17,6 +17,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """A job in a shell's background ignores Ctrl-C; here it has to be heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("arguments", list(interruptions.trials(40, seed=1)))
 def test_an_interrupt_at_any_line_changes_nothing(arguments):
     with warnings.catch_warnings():
