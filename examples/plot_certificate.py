@@ -4,8 +4,8 @@ How good is the answer? The proven gap
 ========================================
 
 Choosing k of p features is hard, and a search may stop short of the best set.
-``lower_bound_`` says what no set of k features can go below, and ``gap_`` how far the
-answer is from it at most. How much that says depends on the ridge.
+``lower_bound_`` is a value that no set of k features can go below, and ``gap_`` is the
+distance of the answer from it. How useful that is depends on the ridge.
 """
 
 import matplotlib.pyplot as plt
@@ -31,9 +31,9 @@ y = X[:, truth] @ rng.choice([-1.0, 1.0], size=K) + rng.standard_normal(N)
 # %%
 # The certificate, for many ridges
 # --------------------------------
-# The ridge stabilises the coefficients and shrinks them. It is also what the proof
-# lives on: with hardly any, a thousand columns could fit 200 samples exactly, and
-# the bound knows little more than that the objective cannot be negative.
+# The ridge stabilises the coefficients and shrinks them. The proof needs it too: with
+# hardly any, a thousand columns could fit 200 samples exactly, and the bound says
+# little more than that the objective cannot be negative.
 
 ridges = np.logspace(-4, 1, 11)
 rows = []

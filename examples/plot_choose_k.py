@@ -37,8 +37,8 @@ names = expand.get_feature_names_out(data.feature_names)
 # Three rules
 # -----------
 # "best" takes the pair with the best mean score. "one_se" takes the smallest k within
-# one standard error of it. EBIC needs no folds: it charges for each coefficient, and
-# for the number of models there are to choose from.
+# one standard error of it. EBIC needs no folds: it penalises each coefficient, and
+# the number of models there are to choose from.
 
 folds = KFold(5, shuffle=True, random_state=0)
 options = {"ks": 15, "ridges": (1e-3, 1e-2, 1e-1, 1.0), "random_state": 0}
@@ -57,8 +57,9 @@ for title, model in models.items():
 # The scores
 # ----------
 # One curve for each ridge, with one standard error of the mean over the folds. The
-# scores lie close together over a wide range of k: that is what the one-standard-error
-# rule makes use of. EBIC has no folds and no error bars, and smaller is better.
+# scores lie close together over a wide range of k, which is why the
+# one-standard-error rule costs little. EBIC has no folds and no error bars, and
+# smaller is better.
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 for ax, title in zip(axes, ("CV, one standard error", "EBIC"), strict=True):

@@ -95,7 +95,7 @@ for title, support in chosen.items():
 # How good is the answer?
 # -----------------------
 # ``gap_`` bounds how far the objective may be above the best that any ``k`` terms
-# can reach, as a share of it. The bound needs a ridge to bite: the larger the ridge,
+# can reach, as a share of it. The bound needs a ridge: the larger the ridge,
 # the smaller the gap. At a gap of 2 %, no set of ten terms is better by more; at 100 %
 # nothing is known but that the objective cannot be negative.
 
@@ -116,7 +116,7 @@ for ridge in (1e-4, 1e-2, 3e-2, 1e-1, 3e-1, 1):
 # --------------------------
 # One split of 442 patients says little about the score on new ones: the same is
 # done on twenty splits, for several k. The set that is best on the training patients
-# is the best on new ones only as far as the noise allows; a larger ridge steadies it.
+# need not be the best on new ones; a larger ridge makes the choice steadier.
 
 METHODS["ChitaRegressor, ridge=0.1"] = partial(chita, ridge=0.1)
 sizes = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)

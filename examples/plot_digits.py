@@ -4,7 +4,7 @@ Which pixels tell a digit from the others?
 ===========================================
 
 Ten regressions at once, one for each digit: is this image a 0, a 1, ...? Every one
-of them may look at ``k`` of the 64 pixels, and chooses its own.
+of them may use ``k`` of the 64 pixels, and chooses its own.
 """
 
 from pathlib import Path

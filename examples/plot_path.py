@@ -48,8 +48,8 @@ for before, after, k in zip(
 # %%
 # As a picture
 # ------------
-# Coefficients of terms that are in the model at any k, and what is known of the
-# objective: no set of k terms can go below the lower line.
+# Left, coefficients; a colour for each term of the last model. Right, the objective:
+# no set of k terms can go below the lower line.
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 PathDisplay.from_path(path, feature_names=names, ax=left)

@@ -103,7 +103,7 @@ for n, m in ((2, 4), (1, 4), (1, 8)):
 # Accuracy, and what the patterns look like
 # -----------------------------------------
 # A corner of the first fully connected layer: dark weights stay. Between two lines
-# each row has its two, or its one.
+# each row keeps two of four, or one of four.
 
 fig, axes = plt.subplots(1, 4, figsize=(9, 2.8), layout="constrained")
 names = [f"{n}:{m}" for n, m in scores]

@@ -86,7 +86,7 @@ for title, options in SCOPES.items():
 # Layer by layer
 # --------------
 # The first layer has many weights for pixels that are nearly always blank, and can
-# give them. The last one is small and every output needs something of it.
+# spare them. The last one is small, and every output needs some of its weights.
 
 fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 names = [layer.name for layer in reports["global"].layers]
