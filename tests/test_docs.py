@@ -2,8 +2,10 @@
 
 import ast
 import doctest
+import importlib
 import re
 import runpy
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -287,6 +289,7 @@ def _pruning():
     from torch import nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    import chita_torch
     from chita_torch import GradualPruner, gradients, keep_pruned, prune, refit
     from chita_torch import statistics as moments
 
@@ -386,8 +389,14 @@ def _pruning():
         )
         pruner.load_state_dict({"count": 3})
 
+    def without_torch():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "torch", None)
+            importlib.reload(chita_torch)
+
     model = net()
     return [
+        without_torch,
         lambda: run(Extra(nn.Linear(3, 3))),
         lambda: prune(net(), batches, loss, progress=False),
         lambda: run(sparsity=0.5, density=0.5),
