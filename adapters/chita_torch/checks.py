@@ -15,7 +15,7 @@ def check_share(name: str, value: Any, *, zero: bool = True) -> float:
     number = not isinstance(value, bool) and isinstance(value, Real)
     if not number or not (0 <= value < 1) or (value == 0 and not zero):
         low = "[0" if zero else "(0"
-        msg = f"{name}={value!r} must be a number in {low}, 1)."
+        msg = f"{name}={value!r} must be a number in {low}, 1): 0.9 is 90 %."
         raise ValueError(msg)
     return float(value)
 
@@ -65,7 +65,8 @@ def check_model(model: Any, loss_fn: Any) -> None:
     if criterion or not (loss_fn is None or callable(loss_fn)):
         msg = (
             "loss_fn must be a function loss_fn(model, batch) that runs the model and "
-            f"returns the mean loss of the batch; got {type(loss_fn).__name__}."
+            f"returns the mean loss of the batch; got {type(loss_fn).__name__}. With a "
+            "criterion: lambda model, batch: criterion(model(batch[0]), batch[1])."
         )
         raise TypeError(msg)
 

@@ -217,7 +217,10 @@ def make_targets(
     elif sparsity is not None:
         sparsity = check_share("sparsity", sparsity)
     elif n_of_m is None and not by_name:
-        msg = "give sparsity, density, pattern, or sparsities by name in scope."
+        msg = (
+            "nothing says how much to prune: give sparsity=0.9 (for 90 % of the "
+            "weights), density, pattern, or sparsities by name in scope."
+        )
         raise ValueError(msg)
     min_density = check_share("min_density", min_density)
     if min_density and (scope != "global" or n_of_m is not None):

@@ -245,7 +245,7 @@ def test_options_are_checked_before_training_begins(mlp):
     for options, error, match in [
         ({"n_gradient": 3}, TypeError, "n_gradient"),
         ({"density": 0.1}, ValueError, "sparsity or density, not both"),
-        ({"sparsity": None}, ValueError, "give sparsity, density, pattern"),
+        ({"sparsity": None}, ValueError, "nothing says how much to prune"),
         ({"at": [2.5]}, ValueError, r"at=\[2.5\] must hold"),
         ({"at": 5}, ValueError, "at=5 must hold"),
         ({"at": ["a"]}, ValueError, "must hold the numbers"),

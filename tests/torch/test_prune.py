@@ -415,7 +415,7 @@ BAD = [
     ({"density": 0.0}, ValueError, r"density=0\.0 must be a number in \(0, 1\)"),
     ({"density": 1.5}, ValueError, r"density=1\.5"),
     ({"sparsity": 0.5, "density": 0.5}, ValueError, "not both"),
-    ({}, ValueError, "give sparsity, density, pattern"),
+    ({}, ValueError, "nothing says how much to prune"),
     ({"sparsity": 0.5, "pattern": "2:4"}, ValueError, "fixes the sparsity"),
     ({"pattern": "4:2"}, ValueError, "pattern='4:2'"),
     ({"pattern": (0, 4)}, ValueError, r"pattern=\(0, 4\)"),
