@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+NEXT_STEP = "To train on, hold the zeros: chita_torch.keep_pruned(model, optimizer)."
+
+
 @dataclass(frozen=True)
 class Trial:
     """One candidate: its settings and the calibration loss it gave."""
@@ -212,7 +215,8 @@ class PruningReport:
                 "",
             )
         )
-        return "\n".join([*_table(rows), "", *self._stage_lines(), *self.notes])
+        lines = [*_table(rows), "", *self._stage_lines(), *self.notes, NEXT_STEP]
+        return "\n".join(lines)
 
     def _stage_lines(self) -> list[str]:
         if not self.stages:
