@@ -37,6 +37,8 @@ def test_readme_shows_regression_tuning_and_pruning():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "RELEASING.md"])
 def test_files_that_are_linked_to_exist(name):
+    if not (README.parent / "docs").exists():
+        pytest.skip("a source distribution has neither docs nor this file")
     text = (README.parent / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (README.parent / target).exists(), target
