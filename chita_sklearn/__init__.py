@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .path import ChitaPath, chita_path
     from .plotting import CVDisplay, PathDisplay
     from .regressor import ChitaRegressor
+    from .selector import ChitaSelector
 
 __version__ = "0.2.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "ChitaPath",
     "ChitaRegressor",
     "ChitaRegressorCV",
+    "ChitaSelector",
     "Moments",
     "PathDisplay",
     "WeightedRows",
@@ -37,6 +39,7 @@ _ROOMS = {
     "path": ("ChitaPath", "chita_path"),
     "plotting": ("CVDisplay", "PathDisplay"),
     "regressor": ("ChitaRegressor",),
+    "selector": ("ChitaSelector",),
 }
 
 

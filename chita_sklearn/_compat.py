@@ -213,6 +213,8 @@ def on_host(value: Any) -> Any:
     """Copy an attribute to NumPy; what is no array stays as it is."""
     if isinstance(value, list):
         return [on_host(item) for item in value]
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return value.copy()
     if not hasattr(value, "__dlpack__"):

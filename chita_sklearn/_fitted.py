@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._compat import float_dtypes
+from ._contributions import Part, contributions
 from .core import LeastSquares, SeveralTargets, Solution
-from .core.certificate import relative_gap
+from .core.arrays import to_host
+from .core.certificate import in_words, relative_gap
 
 if TYPE_CHECKING:
+    from ._constraints import Constraints
     from .path import ChitaPath
 
 Array = Any  # the array API has no settled static type
@@ -66,8 +69,10 @@ class Targets:
     Coefficients are in X's dtype, and a leading axis of targets is there if y has one.
     """
 
-    def __init__(self, X: Any, y: Array, xp: Any) -> None:
+    def __init__(self, X: Any, y: Array, xp: Any, constraints: Constraints) -> None:
         self.dtype, self.xp = X.dtype, xp
+        self._constraints = constraints
+        self._parts: list[Part] = []
         self.n_targets = None if y.ndim == 1 else int(y.shape[1])
         self.solutions: list[Solution] = []
         self._coefs: list[Array] = []
@@ -82,6 +87,7 @@ class Targets:
         coef, intercept = self._in_units_of_x(problem, solution.coef)
         self._coefs.append(coef)
         self._intercepts.append(intercept)
+        self._parts.append(Part(problem, coef))
         self._n = problem.n
 
     def add_joint(self, problem: SeveralTargets, solution: Solution) -> None:
@@ -91,6 +97,11 @@ class Targets:
         parts = zip(problem.problems, problem.split(solution.coef), strict=True)
         pairs = [self._in_units_of_x(part, w) for part, w in parts]
         self._coefs, self._intercepts = [w for w, _ in pairs], [c for _, c in pairs]
+
+    def end_joint(self, problem: SeveralTargets, solution: Solution) -> None:
+        """Take the last solution, and measure what its features are worth."""
+        self.add_joint(problem, solution)
+        self._parts = list(map(Part, problem.problems, self._coefs))
 
     def joint_model(self, problem: SeveralTargets, coef: Array) -> dict[str, Any]:
         """`coef_` and `intercept_` as if the fit of all targets ended at `coef`."""
@@ -131,8 +142,16 @@ class Targets:
         """Supports and statistics, once all targets are solved."""
         xp = self.xp
         values = values_of(self.solutions, self._n)
+        worth = contributions(
+            self._parts,
+            self._constraints.labels,
+            self._constraints.target_support if self._joint else "separate",
+        )
         record: dict[str, list[Any]] = {
-            "solver_history_": [s.history for s in self.solutions],
+            "solver_history_": [
+                (*s.history, in_words(gap))
+                for s, gap in zip(self.solutions, values.gaps, strict=True)
+            ],
             "n_iter_": [int(s.n_iter) for s in self.solutions],
             "objective_": values.objectives.tolist(),
             "lower_bound_": values.lower_bounds.tolist(),
@@ -140,20 +159,41 @@ class Targets:
         }
         supports = [xp.nonzero(coef != 0)[0] for coef in self._coefs]
         if self.n_targets is None or self._joint:
-            support = {"support_": supports if self._joint else supports[0]}
-            return support | {name: values[0] for name, values in record.items()}
+            own = {"support_": supports if self._joint else supports[0]}
+            own["contributions_"] = worth
+            return own | {name: values[0] for name, values in record.items()}
         record["support_"] = supports
         # Statistics that float32 would round are kept in the widest type there is.
         device = self._coefs[0].device
         wide = float_dtypes(xp, device)[0]
         types = {name: wide for name in ("objective_", "lower_bound_", "gap_")}
         types["n_iter_"] = xp.int64
-        return {
+        return {"contributions_": worth} | {
             name: xp.asarray(values, dtype=types[name], device=device)
             if name in types
             else values
             for name, values in record.items()
         }
+
+
+def contributions_of_path(
+    path: ChitaPath, t: int, problem: Any, constraints: Constraints
+) -> dict[str, np.ndarray]:
+    """What the features of a path's t-th model are worth.
+
+    They enter when the path takes them for good: at the smallest k from which on they
+    are chosen.
+    """
+    joint = isinstance(problem, SeveralTargets)
+    problems = problem.problems if isinstance(problem, SeveralTargets) else [problem]
+    coefs = path.coefs if joint else path.coefs[None, ...]
+    parts = [Part(part, coefs[i, :, t]) for i, part in enumerate(problems)]
+    target_support = constraints.target_support if joint else "separate"
+    worth = contributions(parts, constraints.labels, target_support)
+    chosen = to_host(coefs != 0)[worth["target"], worth["feature"], : t + 1]
+    since = np.argmin(chosen[:, ::-1], axis=1)  # models back to one without it
+    since = np.where(chosen.all(axis=1), t + 1, since)
+    return worth | {"entry": path.ks[t + 1 - since]}
 
 
 def model_of_path(path: ChitaPath, t: int) -> dict[str, Any]:

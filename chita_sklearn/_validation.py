@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
@@ -95,6 +96,7 @@ def checked_data(
     Returns X, y, the weights and the namespace.
     """
     refuse_dask(caller, X=X, y=y, sample_weight=sample_weight)
+    refuse_masked(X=X, y=y, sample_weight=sample_weight)
     refuse_device_arrays(
         caller, X=X, y=y, sample_weight=sample_weight, coef_prior=coef_prior
     )
@@ -126,6 +128,19 @@ def refuse_dask(caller: str, **arrays: Any) -> None:
                 f"rows where they are, or pass {name}.compute() if it fits in memory."
             )
             raise TypeError(msg)
+
+
+def refuse_masked(**arrays: Any) -> None:
+    """Raise ValueError for masked entries, whose values NumPy would go on to use."""
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            msg = (
+                f"{name} is a masked array with {np.ma.count_masked(array)} masked "
+                f"entries, which are missing values. Pass {name}.filled(numpy.nan) to "
+                "an imputer first, such as sklearn.impute.SimpleImputer, or leave "
+                "those samples out."
+            )
+            raise ValueError(msg)
 
 
 def resolved_k(k: int | float | None, n_features: int) -> int:
@@ -201,6 +216,21 @@ def checked_weights(sample_weight: Any, X: Any, xp: Any) -> Array | None:
         )
         raise ValueError(msg)
     return sample_weight
+
+
+def checked_cv(cv: Any) -> Any:
+    """Return the splitter that `cv` stands for; raise for folds that are no pairs."""
+    if isinstance(cv, Iterable) and not hasattr(cv, "split"):
+        cv = list(cv)
+        for number, pair in enumerate(cv):
+            if not hasattr(pair, "__len__") or len(pair) != 2:
+                msg = (
+                    f"Fold {number} of cv is {pair!r}, not a pair. Pass pairs "
+                    "(train, test) of indices, or PredefinedSplit(folds) for the fold "
+                    "of each sample."
+                )
+                raise ValueError(msg)
+    return check_cv(cv)
 
 
 def checked_folds(splits: Iterable[Any], n_samples: int) -> list[tuple[Any, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self, get_args
@@ -36,7 +37,7 @@ from ._compat import (
     with_callbacks,
 )
 from ._constraints import Constraints
-from ._fitted import forget, model_of_path, remember
+from ._fitted import contributions_of_path, forget, model_of_path, remember
 from ._moments import Moments, checked_moments
 from ._reporting import at_k, warn_of
 from ._selection import by_criterion, by_folds
@@ -44,6 +45,7 @@ from ._typing import Array, Criterion, Selection, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
     REMEDIES,
+    checked_cv,
     checked_folds,
     checked_priors,
     present,
@@ -220,6 +222,14 @@ class ChitaRegressorCV(ChitaRegressor):
 
     solver_history_ : tuple of str
         What the solver ran for it, in order, in words.
+
+    chosen_ : ndarray of str or list of ndarrays of str
+        Names of the features in `support_`: those of the columns of X, or x0, x1, ...
+
+    contributions_ : dict of ndarrays
+        One entry for each non-zero coefficient: ``target``, ``feature`` (its index),
+        ``standard_deviation`` of the column, ``loss_if_removed``, and ``entry``: the
+        smallest k from which on `path_` always has it.
 
     n_features_in_ : int
         Number of features seen during :term:`fit`.
@@ -413,7 +423,7 @@ class ChitaRegressorCV(ChitaRegressor):
         build = partial(_problem, options=options)
         search = self._search(grid)
         if self.criterion == "cv":
-            cv = check_cv(self.cv)
+            cv = checked_cv(self.cv)
             split_params, score_params = self._routed(sample_weight, params)
             score = partial(_scores, scorer=self._scorer(), params=score_params)
             jobs = [
@@ -436,6 +446,7 @@ class ChitaRegressorCV(ChitaRegressor):
             partial(_problem_of, X, y, sample_weight, build),
             search,
             int(rows.shape[0]),
+            names,
             (xp, y.device),
             inputs,
         )
@@ -537,6 +548,7 @@ class ChitaRegressorCV(ChitaRegressor):
             partial(whole.problem, **options),
             search,
             whole.n_samples_,
+            names,
             (get_namespace_and_device(y)[0], y.device),
             {"X": None, "y": None, "metadata": None},
         )
@@ -596,6 +608,7 @@ class ChitaRegressorCV(ChitaRegressor):
         whole: Callable[[], LeastSquares | SeveralTargets],
         search: Any,
         n_rows: int,
+        names: Any,
         place: tuple[Any, Any],
         inputs: dict[str, Any],
     ) -> dict[str, Any]:
@@ -612,15 +625,21 @@ class ChitaRegressorCV(ChitaRegressor):
 
         if self.criterion == "cv":
             fitted = by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
-            path = _at_ridge(whole(), fitted["ridge_"], search)
+            problem = whole().with_target(ridge=fitted["ridge_"])
+            path = search(problem, ridge=fitted["ridge_"])
         else:
             room = n_rows - bool(self.fit_intercept)
             labels = grid.constraints.labels
             fitted = by_criterion(found, ks, ridges, self.criterion, room, labels)
+            problem = whole().with_target(ridge=fitted["ridge_"])
             path = found[ridges.index(fitted["ridge_"])]
         # Out of here, the fit and its two decorators: to the caller's line.
         warn_of(path.statuses, partial(at_k, path.ks), stacklevel=5)
-        fitted |= model_of_path(path, ks.index(fitted["k_"]))
+        chosen = ks.index(fitted["k_"])
+        fitted |= model_of_path(replace(path, feature_names=names), chosen)
+        fitted["contributions_"] = contributions_of_path(
+            path, chosen, problem, grid.constraints
+        )
         # Array attributes live where X does; what tables are made of is NumPy's.
         xp, device = place
         where = {"dtype": float_dtypes(xp, device)[0], "device": device}

@@ -6,7 +6,7 @@ Validates, hands arrays to `core.solve_path`, and states the result in units of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from .core import (
     solve_path,
 )
 from .core.arrays import indices
+from .core.certificate import in_words
 
 __all__ = ["ChitaPath", "chita_path"]
 
@@ -100,6 +101,9 @@ class ChitaPath:
 
     n_features : int
         How many features there are to choose from.
+
+    feature_names : ndarray of str, shape (n_features,), or None, default=None
+        Their names, where X has any. The printed table then names them.
     """
 
     ks: np.ndarray
@@ -117,18 +121,15 @@ class ChitaPath:
     histories: tuple[tuple[str, ...], ...]
     n_samples: float
     n_features: int
+    feature_names: np.ndarray | None = None
 
     def __repr__(self) -> str:
         head = f"{'k':>5} {'objective':>12} {'gap':>9} {'rss':>12}  support"
+        listed = [_listed(support, self.feature_names) for support in self.supports]
         rows = [
-            f"{k:>5} {objective:>12.6g} {gap:>9.2%} {rss:>12.6g}  {_listed(support)}"
-            for k, objective, gap, rss, support in zip(
-                self.ks,
-                self.objectives,
-                self.gaps,
-                self.rss,
-                self.supports,
-                strict=True,
+            f"{k:>5} {objective:>12.6g} {gap:>9.2%} {rss:>12.6g}  {names}"
+            for k, objective, gap, rss, names in zip(
+                self.ks, self.objectives, self.gaps, self.rss, listed, strict=True
             )
         ]
         return "\n".join([f"ChitaPath, ridge={self.ridge:g}", head, *rows])
@@ -363,7 +364,7 @@ def chita_path(
         seed=resolved_seed(random_state),
     )
     warn_of(path.statuses, partial(at_k, path.ks), stacklevel=2)
-    return path
+    return replace(path, feature_names=names)
 
 
 def _without_rows(moments: Moments, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
@@ -417,7 +418,10 @@ def path_of(
         ),
         n_iters=np.asarray([s.n_iter for s in solutions], dtype=np.int64),
         statuses=tuple(s.status for s in solutions),
-        histories=tuple(s.history for s in solutions),
+        histories=tuple(
+            (*s.history, in_words(gap))
+            for s, gap in zip(solutions, values.gaps, strict=True)
+        ),
         n_samples=problem.n,
         n_features=parts[0].p,
     )
@@ -446,10 +450,14 @@ def _target_path(
     return _TargetPath(xp.stack(coefs, axis=1), scaled, constants, supports)
 
 
-def _listed(support: Any, most: int = 10) -> str:
-    """The first indices of a support, as text; of several targets', one by one."""
+def _listed(support: Any, names: np.ndarray | None = None, most: int = 10) -> str:
+    """The first of a support, by name or index; of several targets', one by one."""
     if isinstance(support, list):
-        return " | ".join(_listed(S, most) for S in support)
+        return " | ".join(_listed(S, names, most) for S in support)
     size = int(support.shape[0])
-    text = " ".join(str(int(support[t])) for t in range(min(size, most)))
+    first = [int(support[t]) for t in range(min(size, most))]
+    if names is None:
+        text = " ".join(map(str, first))
+    else:
+        text = ", ".join(str(names[j]) for j in first)
     return text if size <= most else f"{text} ... ({size})"

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
+from sklearn.linear_model import LinearRegression
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -49,6 +50,7 @@ from ._validation import (
     usable_starts,
 )
 from .core import LeastSquares, SeveralTargets, solve
+from .core.arrays import to_host
 
 __all__ = ["ChitaRegressor"]
 
@@ -210,6 +212,14 @@ class ChitaRegressor(
     solver_history_ : tuple of str or list of tuples of str
         What the solver ran, in order, in words.
 
+    chosen_ : ndarray of str or list of ndarrays of str
+        Names of the features in `support_`: those of the columns of X, or x0, x1, ...
+
+    contributions_ : dict of ndarrays
+        One entry for each non-zero coefficient, of one target after the other:
+        ``target``, ``feature`` (its index), ``standard_deviation`` of the column,
+        ``loss_if_removed`` and ``entry``, as in :meth:`summary`.
+
     n_features_in_ : int
         Number of features seen during :term:`fit`.
 
@@ -222,7 +232,7 @@ class ChitaRegressor(
     sklearn.linear_model.OrthogonalMatchingPursuit : Greedy choice of k features.
     sklearn.linear_model.Lasso : Convex relaxation, with shrunken coefficients.
     sklearn.linear_model.Ridge : The same objective with all features.
-    sklearn.feature_selection.SelectFromModel : Keep the chosen columns in a pipeline.
+    ChitaSelector : Keeps the chosen columns, in a pipeline.
 
     Notes
     -----
@@ -245,9 +255,9 @@ class ChitaRegressor(
     the attributes when it ends. If it raises, or is interrupted, in between, the
     estimator is not fitted.
 
-    **Selecting features.** ``SelectFromModel(ChitaRegressor(k), threshold=1e-300)``
-    keeps the chosen features. State the threshold: the default, the mean of the
-    absolute coefficients, drops chosen features whose coefficients are small.
+    **Selecting features.** :class:`ChitaSelector` keeps the chosen columns.
+    (``SelectFromModel`` needs ``threshold=1e-300``: its default, the mean of the
+    absolute coefficients, drops chosen features whose coefficients are small.)
 
     **Two-dimensional y.** Each target is a problem of its own, with a support of its
     own, as for :class:`~sklearn.linear_model.OrthogonalMatchingPursuit`; or, with
@@ -295,6 +305,7 @@ class ChitaRegressor(
     intercept_: Array
     support_: Array
     k_: int
+    contributions_: dict[str, np.ndarray]
     objective_: Array
     lower_bound_: Array
     gap_: Array
@@ -397,6 +408,14 @@ class ChitaRegressor(
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
         X, y, sample_weight = present(X, y, sample_weight)
+        n_rows = int(y.shape[0]) - bool(self.fit_intercept)
+        pooled = self.target_support == "pooled" and constraints.jointly
+        if not pooled and constraints.labels is None and k > max(n_rows, 1):
+            msg = (
+                f"k = {k} features fit {int(y.shape[0])} samples perfectly, whatever "
+                "y is: the fit says nothing about other samples. Lower k."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         ridge = float(self.ridge)
         first = LeastSquares(
@@ -411,7 +430,7 @@ class ChitaRegressor(
         )
         # What depends on X alone is computed once.
         problems = first.with_targets(targets[1:], ridge=ridge, priors=priors[1:])
-        outcome = Targets(X, y, xp)
+        outcome = Targets(X, y, xp, constraints)
         fitted = self._solved(
             problems,
             outcome,
@@ -582,7 +601,7 @@ class ChitaRegressor(
         problems = (
             moments.problem(t, prior=prior, **options) for t, prior in enumerate(priors)
         )
-        outcome = Targets(X, y, xp)
+        outcome = Targets(X, y, xp, constraints)
         starts = usable_starts(previous, X, y)
         inputs = {"X": None, "y": None, "metadata": None}
         fitted = self._solved(
@@ -624,7 +643,7 @@ class ChitaRegressor(
             joint = SeveralTargets(list(problems))
             together = None if starts[0] is None else joint.as_scaled(starts)
             on_step = progress.on_step(partial(outcome.joint_model, joint))
-            outcome.add_joint(joint, search(joint, start=together, on_step=on_step))
+            outcome.end_joint(joint, search(joint, start=together, on_step=on_step))
         else:
             for problem, start in zip(problems, starts, strict=True):
                 begin = None if start is None else problem.as_scaled(start)
@@ -693,6 +712,119 @@ class ChitaRegressor(
         """
         check_is_fitted(self)
         return self.support_ if indices else self.coef_ != 0
+
+    @property
+    def chosen_(self) -> Any:
+        """Names of the chosen features."""
+        check_is_fitted(self)
+        names = self._names()
+        if isinstance(self.support_, list):
+            return [names[to_host(S)] for S in self.support_]
+        return names[to_host(self.support_)]
+
+    def _names(self) -> np.ndarray:
+        """The names of all columns: those of X, or x0, x1, ... as scikit-learn has."""
+        names = getattr(self, "feature_names_in_", None)
+        if names is None:
+            names = [f"x{j}" for j in range(self.n_features_in_)]
+        return np.asarray(names, dtype=object)
+
+    def summary(self) -> Any:
+        """Return the chosen features and what each is worth, as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each non-zero coefficient, those that matter most first.
+
+            - ``feature``: its name.
+            - ``coefficient``: in the units of X and y.
+            - ``per_deviation``: the coefficient times the standard deviation of its
+              column (the root mean square without an intercept): how much y changes.
+            - ``loss_if_removed``: by how much `objective_` would rise without this
+              feature, all others refitted. With `groups`, without its group; nan
+              above 200 non-zeros. Signs are not enforced in the refit.
+            - ``entry``: its place in the order in which forward selection among the
+              chosen features takes them; 0 where that is not computed.
+
+            For a two-dimensional y a first column, ``target``, counts the targets.
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+
+        See Also
+        --------
+        ChitaRegressor.to_sklearn : For tools that know LinearRegression.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from chita_sklearn import ChitaRegressor
+        >>> X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
+        >>> model = ChitaRegressor(k=3).fit(X, y)
+        >>> print(model.summary().round(2).to_string(index=False))
+        feature  coefficient  per_deviation  loss_if_removed  entry
+            bmi         6.50          28.68           306.00      1
+             s5        49.57          25.87           249.32      2
+             bp         0.90          12.48            61.08      3
+        """
+        check_is_fitted(self)
+        try:
+            import pandas as pd
+        except ImportError as error:
+            msg = "summary returns a pandas DataFrame. Run: pip install pandas"
+            raise ImportError(msg) from error
+        worth = self.contributions_
+        coefs = np.atleast_2d(to_host(self.coef_))
+        coefficient = coefs[worth["target"], worth["feature"]]
+        table = pd.DataFrame(
+            {
+                "target": worth["target"],
+                "feature": self._names()[worth["feature"]],
+                "coefficient": coefficient,
+                "per_deviation": coefficient * worth["standard_deviation"],
+                "loss_if_removed": worth["loss_if_removed"],
+                "entry": worth["entry"],
+            }
+        )
+        table = table.sort_values(
+            ["target", "loss_if_removed"], ascending=[True, False], kind="stable"
+        )
+        if self.coef_.ndim == 1:
+            table = table.drop(columns="target")
+        return table.reset_index(drop=True)
+
+    def to_sklearn(self) -> LinearRegression:
+        """Return the fitted model as scikit-learn's own LinearRegression.
+
+        For what knows that class: exporters to ONNX and PMML, explainers. It predicts
+        the same, and has no memory of how its features were chosen.
+
+        Returns
+        -------
+        sklearn.linear_model.LinearRegression
+            Fitted, with NumPy arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from chita_sklearn import ChitaRegressor
+        >>> X = np.random.default_rng(0).standard_normal((50, 8))
+        >>> model = ChitaRegressor(k=2).fit(X, X[:, 3] + 2 * X[:, 5])
+        >>> model.to_sklearn().coef_.round(2)
+        array([0., 0., 0., 1., 0., 2., 0., 0.])
+        """
+        check_is_fitted(self)
+        host = self.to_numpy()
+        # Its own signs are all or none: predictions do not depend on that option.
+        linear = LinearRegression(fit_intercept=bool(self.fit_intercept))
+        names = ("coef_", "intercept_", "n_features_in_", "feature_names_in_")
+        for name in names:
+            if hasattr(host, name):
+                setattr(linear, name, getattr(host, name))
+        return linear
 
     def to_numpy(self) -> Self:
         """Return a fitted copy on the host, with NumPy attributes.

@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from chita_sklearn import ChitaRegressor
+from chita_sklearn import ChitaRegressor, ChitaSelector
 from chita_sklearn._compat import HAS_ARRAY_API
 
 
@@ -22,6 +22,8 @@ from chita_sklearn._compat import HAS_ARRAY_API
         ChitaRegressor(k=3, ridge=0.1, n_restarts=2),
         ChitaRegressor(k=0.5, solver="iht"),
         ChitaRegressor(k=3, solver="swap", n_restarts=0),
+        ChitaSelector(),
+        ChitaSelector(2, estimator=ChitaRegressor(ridge=0.1)),
     ]
 )
 def test_scikit_learn_checks(estimator, check):

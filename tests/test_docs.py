@@ -108,6 +108,7 @@ def _regression():
     from chita_sklearn import (
         ChitaRegressor,
         ChitaRegressorCV,
+        ChitaSelector,
         CVDisplay,
         Moments,
         PathDisplay,
@@ -156,6 +157,11 @@ def _regression():
             patch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
             PathDisplay.from_path(chita_path(X, Y, 2)).plot()
 
+    def without_pandas():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(__import__("sys").modules, "pandas", None)
+            fitted.summary()
+
     def without_tqdm():
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(__import__("sys").modules, "tqdm", None)
@@ -193,6 +199,11 @@ def _regression():
     return [
         of_an_older_release,
         lambda: cv(cv=[]),
+        lambda: cv(cv=[0, 1]),
+        lambda: fit(X=np.ma.masked_less(X, -1.0)),
+        lambda: fit(X=wide[:2], y=[0.0, 1.0]),
+        lambda: ChitaSelector(2, estimator=ChitaRegressorCV()).fit(X, Y),
+        without_pandas,
         lambda: cv(cv=[(np.arange(0), np.arange(20))]),
         lambda: cv(cv=[(np.ones(12) > 0, np.arange(20))]),
         lambda: cv(cv=[(np.arange(10), np.arange(30))]),

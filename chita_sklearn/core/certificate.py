@@ -95,3 +95,15 @@ def relative_gap(objective: float, bound: float) -> float:
     if objective == bound:
         return 0.0
     return (objective - bound) / objective if objective else math.nan
+
+
+USELESS = 0.995  # a gap from here on says nothing that a user could use
+
+
+def in_words(gap: float) -> str:
+    """What a gap proves, for a history or a report."""
+    if math.isnan(gap):
+        return "no bound"
+    if gap >= USELESS:
+        return "no useful bound at this ridge"
+    return f"proven gap {gap:.2%}"

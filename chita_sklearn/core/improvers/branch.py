@@ -395,7 +395,7 @@ def _with_proof(tree: _Tree, status: Status) -> Solution:
     best = replace(best, lower_bound=min(max(known, tree.least()), best.objective))
     if best.gap <= tree.tol and status is not Status.STOPPED:
         status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
-    note = f"branch and bound: {tree.nodes} nodes, proven gap {best.gap:.2%}"
+    note = f"branch and bound: {tree.nodes} nodes"
     return replace(best, status=status, history=(*best.history, note))
 
 

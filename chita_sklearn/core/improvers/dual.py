@@ -246,7 +246,7 @@ def dual(
             break
     best = with_bound(best, best.lower_bound)  # not above the lower objective
     solver.keep()
-    note = f"dual ascent: {t + 1} steps, proven gap {best.gap:.2%}"
+    note = f"dual ascent: {t + 1} steps"
     return replace(
         best,
         n_iter=best.n_iter + t + 1,

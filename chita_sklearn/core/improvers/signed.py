@@ -213,7 +213,7 @@ def bound_signed(
         if dear and t >= HOPELESS and values[t] < SHRINK * values[t - HOPELESS] <= 0:
             break  # too small a ridge to prove anything with
     best = with_bound(solution, max(function.bound(alpha), 0.0))
-    note = f"dual ascent: {t} steps, proven gap {best.gap:.2%}"
+    note = f"dual ascent: {t} steps"
     return replace(best, history=(*best.history, note))
 
 

@@ -151,7 +151,7 @@ def search_targets(
         best,
         n_iter=max(tried, 1),
         status=Status.OPTIMAL if best.gap == 0 else status,
-        history=(*best.history, note, f"proven gap {best.gap:.2%}"),
+        history=(*best.history, note),
     )
 
 
