@@ -546,6 +546,19 @@ def test_every_python_block_of_the_how_tos_runs_in_the_build():
         assert "code:: python" not in text, page
 
 
+def test_a_run_block_shows_what_a_session_would():
+    pytest.importorskip("sphinx")
+    executed = runpy.run_path(str(DOCS / "_ext" / "run.py"))["_executed"]
+    names = {}
+    assert executed("a = 2\nprint('said')\na + 1", names, "page:1") == "said\n3"
+    assert executed("a", names, "page:2") == "2"
+    assert executed("None", names, "page:3") == ""
+    warned = executed("import warnings\nwarnings.warn('odd')", names, "page:4")
+    assert warned == "UserWarning: odd"
+    with pytest.raises(ZeroDivisionError):
+        executed("1 / 0", names, "page:5")
+
+
 def test_dead_links_and_pictures_without_text_are_found(tmp_path):
     faults = runpy.run_path(str(DOCS / "_ext" / "links.py"))["faults"]
     (tmp_path / "a.html").write_text(
