@@ -251,6 +251,7 @@ def _forward(W: WorkingSet, draws: np.ndarray) -> np.ndarray:
         if t:
             V[:, t] -= (V[each, :t, j][:, None] @ V[:, :t])[:, 0]
         V[:, t] /= root
+        V[~whole, t] = 0.0  # nothing gains there: rounding would grow to infinity
         q -= V[:, t] * (q[each, j][:, None] / root)
         d -= V[:, t] ** 2
     return S[whole]
