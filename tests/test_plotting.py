@@ -87,6 +87,17 @@ def test_every_feature_of_the_last_or_chosen_model_has_a_colour_and_a_name(data)
     assert len({line.get_color() for line in named}) == model.k_
 
 
+def test_a_choice_of_no_feature_is_drawn_without_a_legend():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 6)), rng.standard_normal(40)
+    model = ChitaRegressorCV([0, 1, 2], [0.1], cv=3, random_state=0).fit(X, y)
+    assert model.k_ == 0
+    assert PathDisplay.from_estimator(model).ax_.get_legend() is None
+    assert CVDisplay.from_estimator(model).chosen_.get_data()[0] == 0
+    none = chita_path(X, y, [0])
+    PathDisplay.from_path(none).figure_.canvas.draw()
+
+
 def test_the_estimator_is_found_at_the_end_of_a_pipeline(data):
     pd = pytest.importorskip("pandas")
     X, y = data

@@ -185,7 +185,7 @@ class PathDisplay:
             options = {**look, "label": self._name_of(t)}
             self.lines_ += ax.plot(self.ks, self.coefs[t], **(options | kwargs))
         ax.set_ylabel("coefficient")
-        if len(order):
+        if len(named):
             beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
             ax.legend(title="feature", fontsize="small", **beside)
 
