@@ -72,7 +72,7 @@ def _executed(code: str, names: dict[str, Any], place: str) -> str:
     tree, last = ast.parse(code, place), None
     if tree.body and isinstance(tree.body[-1], ast.Expr):
         last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
-    said = io.StringIO()
+    said, figures = io.StringIO(), plt.get_fignums()
     with contextlib.redirect_stdout(said), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, category, *_: said.write(
@@ -81,7 +81,7 @@ def _executed(code: str, names: dict[str, Any], place: str) -> str:
         exec(compile(tree, place, "exec"), names)
         if last is not None:
             value = eval(compile(last, place, "eval"), names)
-            if value is not None and not plt.get_fignums():
+            if value is not None and plt.get_fignums() == figures:
                 said.write(repr(value))
     return said.getvalue().rstrip()
 
