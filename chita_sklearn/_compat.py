@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from sklearn import get_config
+from sklearn import config_context, get_config
 from sklearn.utils import _array_api, _safe_indexing
 from sklearn.utils._array_api import (
     _convert_to_numpy,
@@ -219,5 +219,6 @@ def on_host(value: Any) -> Any:
         return value.copy()
     if not hasattr(value, "__dlpack__"):
         return value
-    host = move_to(value, xp=get_namespace(np.empty(0))[0], device="cpu")
+    with config_context(array_api_dispatch=True):
+        host = move_to(value, xp=get_namespace(np.empty(0))[0], device="cpu")
     return np.array(host)[()]  # a 0-d array becomes a NumPy scalar

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
-from sklearn import config_context, get_config
+from sklearn import get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
 from sklearn.linear_model import LinearRegression
 from sklearn.utils import Tags
@@ -840,9 +840,8 @@ class ChitaRegressor(
         """
         check_is_fitted(self)
         host = clone(self)
-        with config_context(array_api_dispatch=True):
-            for name, value in vars(self).items():
-                setattr(host, name, on_host(value))
+        for name, value in vars(self).items():
+            setattr(host, name, on_host(value))
         return host
 
     def __sklearn_tags__(self) -> Tags:

@@ -1,6 +1,9 @@
 """The estimator on other array libraries: same values, same places, clear refusals."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -202,6 +205,21 @@ def test_to_numpy_with_several_targets_shares_no_memory(backend):
     host.coef_[:] = 0.0
     assert_array_equal(to_numpy(model.support_[0]), [3, 7, 11])
     assert np.count_nonzero(to_numpy(model.coef_)) == 6
+
+
+def test_to_numpy_of_a_numpy_model_needs_no_dispatch():
+    code = """
+import numpy as np
+from chita_sklearn import ChitaRegressor, ChitaRegressorCV
+X = np.random.default_rng(0).standard_normal((30, 5))
+y = X[:, 1] + X[:, 3]
+for model in (ChitaRegressor(2), ChitaRegressorCV(2, 0.1, cv=2)):
+    print(model.fit(X, y).to_numpy().predict(X).shape)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["(30,)"] * 2, done.stderr
 
 
 def test_to_numpy_of_a_numpy_model_is_a_copy():

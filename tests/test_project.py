@@ -361,3 +361,17 @@ def test_the_profile_knows_the_files_of_the_core():
 
     named = {name for files in OPERATIONS.values() for name in files}
     assert named <= {path.stem for path in python_files(CORE)}
+
+
+@pytest.mark.parametrize("name", ["user_script", "user_network"])
+def test_the_scripts_that_type_checkers_read_run(name, tmp_path):
+    if name == "user_network":
+        pytest.importorskip("torch")
+    script = ROOT / "tests" / "typing" / f"{name}.py"
+    # As a user has it: SciPy's switch for other array libraries is not set.
+    environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """A user's script, for type checkers and editors: `make types` runs them on it.
 
-mypy --strict and pyright have nothing to say of it, and know every fitted attribute.
+mypy --strict and pyright have nothing to say of it, and know every fitted attribute. A
+test runs it too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from chita_sklearn import (
     ChitaRegressor,
     ChitaRegressorCV,
+    ChitaSelector,
     CVDisplay,
     Moments,
     PathDisplay,
@@ -55,7 +57,10 @@ def main() -> None:
     seen = Moments().update(X[:200], y[:200]).update(X[200:], y[200:])
     again = ChitaRegressor(4).fit_moments(seen).partial_fit(X[:5], y[:5])
     print(again.coef_, again.support_, again.moments_.n_samples_, again.to_numpy().k_)
-    make_pipeline(PolynomialFeatures(2), ChitaRegressor(4)).fit(X, y)
+    print(again.summary(), again.chosen_, again.to_sklearn().coef_)
+    selector = ChitaSelector(4).fit(X, y)
+    print(selector.estimator_.gap_, selector.get_support())
+    make_pipeline(PolynomialFeatures(2), selector, ChitaRegressor(4)).fit(X, y)
 
 
 if __name__ == "__main__":
