@@ -18,6 +18,7 @@ def main() -> None:
     X, y = torch.randn(512, 20), torch.randint(2, (512,))
     batches = DataLoader(TensorDataset(X, y), batch_size=64)
     model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2))
+    dense = {name: value.clone() for name, value in model.state_dict().items()}
     report: PruningReport = prune(
         model, batches, loss, sparsity=0.9, stages=4, scope="global", solver="auto"
     )
@@ -28,7 +29,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss(model, (batch[0], batch[1])).backward()
             optimizer.step()
-    refit(model, batches)
+    refit(model, batches, dense=dense)
     print(export_sparse(model).tensors)
 
 
