@@ -31,6 +31,7 @@ class Run(SphinxDirective):
     option_spec = {  # noqa: RUF012 (docutils' own protocol)
         "alt": directives.unchanged_required,
         "hide-code": directives.flag,
+        "no-warnings": directives.flag,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -39,7 +40,9 @@ class Run(SphinxDirective):
         names = self.env.temp_data.setdefault("run_names", {"__name__": "__main__"})
         with mpl.rc_context(self.config.plot_rcparams):
             try:
-                printed = _executed(code, names, f"{self.env.docname}:{self.lineno}")
+                place = f"{self.env.docname}:{self.lineno}"
+                said = "ignore" if "no-warnings" in self.options else "always"
+                printed = _executed(code, names, place, said)
             except Exception as error:
                 raise self.error(traceback.format_exc()) from error
             pictures = [self._saved(number) for number in plt.get_fignums()]
@@ -67,14 +70,16 @@ class Run(SphinxDirective):
         return nodes.image(uri=f"/{name}", alt=self.options["alt"])
 
 
-def _executed(code: str, names: dict[str, Any], place: str) -> str:
+def _executed(
+    code: str, names: dict[str, Any], place: str, warned: str = "always"
+) -> str:
     """Run the code; return what it printed, warnings and a last value included."""
     tree, last = ast.parse(code, place), None
     if tree.body and isinstance(tree.body[-1], ast.Expr):
         last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
     said, figures = io.StringIO(), plt.get_fignums()
     with contextlib.redirect_stdout(said), warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter(warned)
         warnings.showwarning = lambda message, category, *_: said.write(
             f"{category.__name__}: {message}\n"
         )
