@@ -108,8 +108,9 @@ def refit(
     model = bare(model)
     if dense is None and masks is None:
         msg = (
-            "give dense=, the state_dict of the network before it was pruned, or "
-            "masks= of the weights to keep: one of them is what the other is held to."
+            "refit needs the network before it was pruned: give its state_dict as "
+            "dense=; or, where the model still has all of its weights, masks= of those "
+            "to keep."
         )
         raise ValueError(msg)
     ridge = check_ridge(ridge)

@@ -340,7 +340,7 @@ def test_refit_of_what_keeps_all_changes_nothing(mlp):
 def test_refit_names_what_is_missing(mlp):
     model, batches, loss_fn = mlp
     before = state_of(model)
-    with pytest.raises(ValueError, match="give dense="):
+    with pytest.raises(ValueError, match="refit needs the network before"):
         refit(model, batches, loss_fn)
     with pytest.raises(ValueError, match="'nothing'"):
         refit(model, batches, masks={"nothing": torch.ones(1, dtype=bool)})
