@@ -14,8 +14,11 @@ from .path import ChitaPath
 
 def by_folds(
     scores: np.ndarray, ks: list[int], ridges: list[float], selection: str
-) -> dict[str, Any]:
-    """Choose by scores of shape (n_ridges, n_ks, n_folds)."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Choose by scores of shape (n_ridges, n_ks, n_folds).
+
+    Returns the attributes, and the loss of each pair, shape (n_ridges, n_ks).
+    """
     n_folds = scores.shape[-1]
     flat = scores.reshape(-1, n_folds)
     mean, std = flat.mean(axis=1), flat.std(axis=1)
@@ -39,7 +42,8 @@ def by_folds(
         within = loss <= loss[best] + std[best] / np.sqrt(n_folds - 1)
         smallest = results["param_k"][within].min()
         eligible = np.where(within & (results["param_k"] == smallest), loss, np.inf)
-    return {**_chosen(eligible, results, ks, ridges), "score_path_": scores}
+    fitted = {**_chosen(eligible, results, ks, ridges), "score_path_": scores}
+    return fitted, loss.reshape(len(ridges), len(ks))
 
 
 def by_criterion(
@@ -49,7 +53,7 @@ def by_criterion(
     name: str,
     room: int,
     labels: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Choose by an information criterion on all data, fewer than `room` non-zeros.
 
     With `labels`, the groups of the features, the models counted are sets of groups.
@@ -78,8 +82,8 @@ def by_criterion(
         f"rank_{name}": rankdata(loss, method="min").astype(np.int64),
     }
     best = _chosen(loss, results, ks, ridges)
-    values = values.reshape(len(ridges), len(ks))
-    return {**best, "criterion_path_": values}
+    shape = len(ridges), len(ks)
+    return {**best, "criterion_path_": values.reshape(shape)}, loss.reshape(shape)
 
 
 def _chosen(

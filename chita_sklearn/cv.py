@@ -1,18 +1,16 @@
 """`ChitaRegressorCV`: k and ridge chosen by cross-validation or a criterion.
 
-Within a fold the least-squares problem is built once; each ridge then gets a path over
-all k, and every model on it is scored.
+The grid of pairs is scored on folds, or by a criterion, and widened while the best pair
+lies on its edge (`_grid`, `_folds`); the pair chosen is solved on all data.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from sklearn.metrics import get_scorer, get_scorer_names
@@ -28,7 +26,6 @@ from sklearn.utils.parallel import Parallel, delayed
 from ._compat import (
     Number,
     StrOptions,
-    _check_method_params,
     _fit_context,
     _raise_for_params,
     _routing_enabled,
@@ -36,8 +33,18 @@ from ._compat import (
     get_namespace_and_device,
     with_callbacks,
 )
-from ._constraints import Constraints
 from ._fitted import contributions_of_path, forget, model_of_path, remember
+from ._folds import (
+    SCORES,
+    Found,
+    RowsFold,
+    SumsFold,
+    all_but_one,
+    searched,
+    sums_of,
+    usable,
+)
+from ._grid import FIRST_RIDGES, Grid, first_ks
 from ._moments import Moments, checked_moments
 from ._reporting import at_k, warn_of
 from ._selection import by_criterion, by_folds
@@ -52,10 +59,9 @@ from ._validation import (
     resolved_ks,
     resolved_ridges,
     resolved_seed,
-    taken_rows,
 )
 from .core import LeastSquares, SeveralTargets, least_squares
-from .core.arrays import array_namespace, to_host
+from .core.arrays import to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
 
@@ -64,34 +70,29 @@ __all__ = ["ChitaRegressorCV"]
 CRITERIA = get_args(Criterion)
 
 
-class _Grid(NamedTuple):
-    """What is chosen from."""
-
-    ks: list[int]
-    ridges: list[float]
-    constraints: Constraints
-
-
 class ChitaRegressorCV(ChitaRegressor):
     r"""Least squares with k features, k and ridge chosen from the data.
 
     For every k of `ks` and every ridge of `ridges`, the problem of
-    :class:`ChitaRegressor` is solved on the training part of each fold, by
-    :func:`chita_path` along k, and the models are scored on the part held out. The pair
+    :class:`ChitaRegressor` is solved on the training part of each fold, in one sweep
+    along k and ridge, and the models are scored on the part held out. The pair
     with the best mean score (or the smallest k that is nearly as good) is then solved
     on all data. An information criterion can choose instead, without folds.
 
     Parameters
     ----------
-    ks : int or array-like of int, default=10
+    ks : int, array-like of int or None, default=None
         Numbers of features to choose from. An int k stands for 0, 1, ..., k, where 0 is
         the intercept alone: no feature is an answer. Numbers above n_features count as
-        n_features.
+        n_features. None begins with 0 to 10 and goes on by factors of about 1.4 to
+        twice the best, at most about the number of samples.
 
-    ridges : float or array-like of float, default=(1e-3, 1e-2, 1e-1, 1.0)
+    ridges : float, array-like of float or None, default=None
         Weights of the ridge term to choose from, each at least 0. The loss is a mean
         over the samples and, with `standardize`, the ridge acts on columns of unit
-        variance, so the grid depends neither on how many there are nor on units.
+        variance, so the grid depends neither on how many there are nor on units. None
+        begins with 1e-3, 1e-2, 1e-1 and 1, and goes on by factors of 10 for as long as
+        the best is the largest, or the smallest by more than 0.1 % of the loss.
 
     criterion : {"cv", "aic", "bic", "ebic"}, default="cv"
         What to choose by.
@@ -152,7 +153,8 @@ class ChitaRegressorCV(ChitaRegressor):
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        Stop each search after this many consecutive restarts without improvement.
+        The searches on all data end after so many consecutive restarts without
+        improvement. On folds, which are for telling pairs apart, there are none.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.
@@ -183,6 +185,11 @@ class ChitaRegressorCV(ChitaRegressor):
 
     score_path_ : array of shape (n_ridges, n_ks, n_folds)
         Scores on the parts held out. Only with ``criterion="cv"``.
+
+    stability_ : array of shape (n_features,)
+        Share of the folds in which the model with the chosen k and ridge has the
+        feature: 1 for what does not hang on some of the samples. Only with
+        ``criterion="cv"``.
 
     criterion_path_ : array of shape (n_ridges, n_ks)
         Values of the criterion. Only with another `criterion`.
@@ -268,7 +275,10 @@ class ChitaRegressorCV(ChitaRegressor):
     attributes are arrays of its library; `cv_results_` and the statistics of `path_`
     are NumPy's.
 
-    **Cost.** One path for each fold and ridge, and one more.
+    **Cost.** For each fold a sweep along k and ridge, each support improved by swaps
+    from that of a neighbour, without restarts; and one path on all data. Where X is a
+    dense array with far more rows than columns, the folds are formed from sums over
+    rows, of which each row enters one.
 
     Examples
     --------
@@ -289,8 +299,8 @@ class ChitaRegressorCV(ChitaRegressor):
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012 (scikit-learn's own protocol)
-        "ks": [Number(Integral, 1, None, closed="left"), "array-like"],
-        "ridges": [Number(Real, 0, None, closed="left"), "array-like"],
+        "ks": [Number(Integral, 1, None, closed="left"), "array-like", None],
+        "ridges": [Number(Real, 0, None, closed="left"), "array-like", None],
         "criterion": [StrOptions(set(CRITERIA))],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
@@ -300,8 +310,10 @@ class ChitaRegressorCV(ChitaRegressor):
     }
     _remedies = {  # noqa: RUF012
         **REMEDIES,
-        "ks": "Pass an int (k stands for 0, ..., k) or a list of ints, 0 or more.",
-        "ridges": "Pass a finite non-negative number or a list of them.",
+        "ks": "Pass an int (k stands for 0, ..., k), a list of ints, 0 or more, or "
+        "None to have them found.",
+        "ridges": "Pass a finite non-negative number, a list of them, or None to have "
+        "them found.",
         "criterion": "Pass 'cv' to choose by folds.",
         "cv": "Pass the number of folds, 2 or more, or a splitter.",
         "scoring": "Pass None for the mean squared error.",
@@ -313,6 +325,7 @@ class ChitaRegressorCV(ChitaRegressor):
     ks_: Array
     ridges_: Array
     score_path_: Array
+    stability_: Array
     criterion_path_: Array
     cv_results_: dict[str, Any]
     best_index_: int
@@ -321,8 +334,8 @@ class ChitaRegressorCV(ChitaRegressor):
 
     def __init__(
         self,
-        ks: Any = 10,
-        ridges: Any = (1e-3, 1e-2, 1e-1, 1.0),
+        ks: Any = None,
+        ridges: Any = None,
         *,
         criterion: Criterion = "cv",
         cv: Any = None,
@@ -404,9 +417,9 @@ class ChitaRegressorCV(ChitaRegressor):
         ConvergenceWarning
             If `max_iter` was reached on all data while a solution was still improving.
         UserWarning
-            If a fold has no weight in its test part, and is left out; or if a ridge of
-            0 is chosen and the columns of a support are linearly
-            dependent.
+            If a fold has no weight in its test part, and is left out; if k or ridge
+            is chosen at an end of the `ks` or `ridges` given; or if a ridge of 0 is
+            chosen and the columns of a support are linearly dependent.
         """
         _raise_for_params(params, self, "fit")
         forget(self)
@@ -421,30 +434,43 @@ class ChitaRegressorCV(ChitaRegressor):
         grid = self._grid(int(X.shape[1]), names, len(priors))
         options = self._options(grid.constraints.signs_like(y)) | {"priors": priors}
         build = partial(_problem, options=options)
-        search = self._search(grid)
+        folds: list[Any] = []
         if self.criterion == "cv":
             cv = checked_cv(self.cv)
             split_params, score_params = self._routed(sample_weight, params)
-            score = partial(_scores, scorer=self._scorer(), params=score_params)
-            jobs = [
-                delayed(_fold)(
-                    X, y, sample_weight, fold, grid.ridges, build, search, score
-                )
-                for fold in _usable(
-                    checked_folds(cv.split(X, y, **split_params), int(X.shape[0])),
-                    sample_weight,
-                )
-            ]
+            pairs = usable(
+                checked_folds(cv.split(X, y, **split_params), int(X.shape[0])),
+                sample_weight,
+            )
+            sums = None
+            if self.scoring in SCORES:
+                sums = sums_of(X, y, sample_weight, pairs)
+            if sums is not None:
+                one = self._options(grid.constraints.signs_like(y))
+                folds = self._sums_folds(all_but_one(sums)[0], sums, one, priors[0])
+            else:
+                folds = [
+                    RowsFold(
+                        X,
+                        y,
+                        sample_weight,
+                        pair,
+                        build,
+                        ChitaRegressor,
+                        self._scorer(),
+                        score_params,
+                    )
+                    for pair in pairs
+                ]
+            least = min(len(train) for train, _ in pairs)
         else:
-            problem = build(*present(X, y, sample_weight))
-            problem.column_norms()  # once, for all ridges
-            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in grid.ridges]
+            least = int(X.shape[0])
+        grid = self._with_limit(grid, least)
         rows = y if sample_weight is None else y[sample_weight > 0]
         fitted = self._found(
-            jobs,
+            folds,
             grid,
             partial(_problem_of, X, y, sample_weight, build),
-            search,
             int(rows.shape[0]),
             names,
             (xp, y.device),
@@ -524,29 +550,20 @@ class ChitaRegressorCV(ChitaRegressor):
                 f"Choose one of {', '.join(map(repr, SCORES))}."
             )
             raise ValueError(msg)
-        train, whole = _all_but_one(folds)
+        train, whole = all_but_one(folds)
         X, y = whole.like()
         (prior,) = checked_priors(self.coef_prior, X, y, np)
         names = getattr(whole, "feature_names_in_", None)
         grid = self._grid(whole.n_features_in_, names, 1)
-        options = self._options(grid.constraints.signs_like(y)) | {"prior": prior}
-        search = self._search(grid)
-        if self.criterion == "cv":
-            score = partial(_scores_of_moments, score=SCORES[self.scoring])
-            jobs = [
-                delayed(_fold_of_moments)(
-                    part, test, grid.ridges, options, search, score
-                )
-                for part, test in zip(train, folds, strict=True)
-            ]
-        else:
-            problem = whole.problem(**options)
-            jobs = [delayed(_at_ridge)(problem, ridge, search) for ridge in grid.ridges]
+        options = self._options(grid.constraints.signs_like(y))
+        by_folds = self.criterion == "cv"
+        sums = self._sums_folds(train, folds, options, prior) if by_folds else []
+        least = min(m.n_samples_ for m in (train if by_folds else [whole]))
+        grid = self._with_limit(grid, int(least))
         fitted = self._found(
-            jobs,
+            sums,
             grid,
-            partial(whole.problem, **options),
-            search,
+            partial(whole.problem, prior=prior, **options),
             whole.n_samples_,
             names,
             (get_namespace_and_device(y)[0], y.device),
@@ -568,17 +585,45 @@ class ChitaRegressorCV(ChitaRegressor):
             )
             raise ValueError(msg)
 
-    def _grid(self, n_features: int, names: Any, n_targets: int) -> _Grid:
-        """Return the numbers of features and the ridges to choose from."""
+    def _grid(self, n_features: int, names: Any, n_targets: int) -> Grid:
+        """Return the numbers of features and the ridges to begin with."""
         constraints = self._constraints(n_features, names, n_targets)
         if constraints.jointly and self.criterion != "cv":
             one, other = f"criterion={self.criterion!r}", "target_support"
             reason = "a criterion is of one target; use criterion='cv'"
             msg = f"{one} and {other} cannot be combined: {reason}."
             raise ValueError(msg)
-        ks = resolved_ks(self.ks, constraints.n_units, first=0)
-        ks = constraints.with_room(ks, self.ks, "ks")
-        return _Grid(ks, resolved_ridges(self.ridges), constraints)
+        ks = [] if self.ks is None else resolved_ks(self.ks, constraints.n_units, 0)
+        if ks:
+            ks = constraints.with_room(ks, self.ks, "ks")
+        ridges = FIRST_RIDGES if self.ridges is None else self.ridges
+        free = self.ridges is None
+        return Grid(ks, resolved_ridges(ridges), constraints, free_ridges=free)
+
+    def _with_limit(self, grid: Grid, n_rows: int) -> Grid:
+        """Begin with few features, and know how far to go: up to about the rows.
+
+        By a criterion, which trusts the residual, up to a third of them.
+        """
+        if self.ks is not None:
+            return grid
+        room = n_rows - 2 if self.criterion == "cv" else n_rows // 3
+        constraints = grid.constraints
+        most = min(constraints.n_units, max(room, 1))
+        ks = constraints.with_room(first_ks(most), most, "k")
+        return grid._replace(ks=ks, most=most)
+
+    def _sums_folds(
+        self,
+        train: list[Moments],
+        test: list[Moments],
+        options: dict[str, Any],
+        prior: Array | None,
+    ) -> list[SumsFold]:
+        options = {**options, "prior": prior}
+        score = SCORES[self.scoring]
+        pairs = zip(train, test, strict=True)
+        return [SumsFold(*pair, options, score) for pair in pairs]
 
     def _options(self, signs: Array | None) -> dict[str, Any]:
         """Return what the problem of every fold is built with."""
@@ -588,51 +633,52 @@ class ChitaRegressorCV(ChitaRegressor):
             "signs": signs,
         }
 
-    def _search(self, grid: _Grid) -> Any:
-        """Return the function that solves a problem for all k."""
-        return partial(
-            path_of,
-            ks=grid.ks,
-            pattern_of=grid.constraints.pattern,
-            solver=self.solver,
-            n_restarts=int(self.n_restarts),
-            max_iter=int(self.max_iter),
-            tol=float(self.tol),
-            seed=resolved_seed(self.random_state),
-        )
-
     def _found(
         self,
-        jobs: list[Any],
-        grid: _Grid,
+        folds: Sequence[RowsFold | SumsFold],
+        grid: Grid,
         whole: Callable[[], LeastSquares | SeveralTargets],
-        search: Any,
         n_rows: int,
         names: Any,
         place: tuple[Any, Any],
         inputs: dict[str, Any],
     ) -> dict[str, Any]:
-        """Do the jobs, choose, and solve the problem of all data: fitted attributes."""
-        ks, ridges = grid.ks, grid.ridges
-        task = self._init_callback_context(max_subtasks=len(jobs))
+        """Choose, and solve the problem of all data: fitted attributes."""
+        effort: dict[str, Any] = {
+            "pattern_of": grid.constraints.pattern,
+            "solver": self.solver,
+            "max_iter": int(self.max_iter),
+            "tol": float(self.tol),
+            "seed": resolved_seed(self.random_state),
+        }
+        search: Any = partial(path_of, n_restarts=int(self.n_restarts), **effort)
+        # How often the grid is widened is not known in advance.
+        task = self._init_callback_context(max_subtasks=None)
         task.call_on_fit_task_begin(estimator=self, **inputs)
-        found = []
-        for result in Parallel(n_jobs=self.n_jobs, return_as="generator")(jobs):
-            part = task.subcontext(task_name="part", max_subtasks=0)
-            part.call_on_fit_task_begin(estimator=self, **inputs)
-            part.call_on_fit_task_end(estimator=self, **inputs)
-            found.append(result)
+
+        def done(jobs: list[Any]) -> list[Any]:
+            results = []
+            for result in Parallel(n_jobs=self.n_jobs, return_as="generator")(jobs):
+                part = task.subcontext(task_name="part", max_subtasks=0)
+                part.call_on_fit_task_begin(estimator=self, **inputs)
+                part.call_on_fit_task_end(estimator=self, **inputs)
+                results.append(result)
+            return results
 
         if self.criterion == "cv":
-            fitted = by_folds(np.stack(found, axis=-1), ks, ridges, self.selection)
+            grid, fitted, loss = self._by_folds(folds, grid, effort, done)
             problem = whole().with_target(ridge=fitted["ridge_"])
-            path = search(problem, ridge=fitted["ridge_"])
+            path = search(problem, grid.ks, ridge=fitted["ridge_"])
         else:
             room = n_rows - bool(self.fit_intercept)
-            labels = grid.constraints.labels
-            fitted = by_criterion(found, ks, ridges, self.criterion, room, labels)
-            problem = whole().with_target(ridge=fitted["ridge_"])
-            path = found[ridges.index(fitted["ridge_"])]
+            problem = whole()
+            problem.column_norms()  # once, for all ridges
+            grid, fitted, loss, path = self._by_criterion(
+                problem, grid, search, done, room
+            )
+            problem = problem.with_target(ridge=fitted["ridge_"])
+        ks = grid.ks
+        grid.warn_of_edges(loss, fitted["k_"], fitted["ridge_"], stacklevel=5)
         # Out of here, the fit and its two decorators: to the caller's line.
         warn_of(path.statuses, partial(at_k, path.ks), stacklevel=5)
         chosen = ks.index(fitted["k_"])
@@ -643,7 +689,7 @@ class ChitaRegressorCV(ChitaRegressor):
         # Array attributes live where X does; what tables are made of is NumPy's.
         xp, device = place
         where = {"dtype": float_dtypes(xp, device)[0], "device": device}
-        for name in ("ridges_", "score_path_", "criterion_path_"):
+        for name in ("ridges_", "score_path_", "stability_", "criterion_path_"):
             if name in fitted:
                 fitted[name] = xp.asarray(fitted[name], **where)
         fitted["ks_"] = xp.asarray(fitted["ks_"], device=device)
@@ -651,6 +697,51 @@ class ChitaRegressorCV(ChitaRegressor):
             estimator=self, **inputs, reconstruction_attributes=fitted
         )
         return fitted
+
+    def _by_folds(
+        self, folds: Sequence[Any], grid: Grid, effort: dict[str, Any], done: Any
+    ) -> tuple[Grid, dict[str, Any], np.ndarray]:
+        """Score all pairs on all folds, and more pairs while the best is on an edge."""
+        found = [Found() for _ in folds]
+        wider: Grid | None = grid
+        while wider is not None:
+            grid = wider
+            jobs = [
+                delayed(searched)(fold, known, grid.ridges, grid.ks, effort)
+                for fold, known in zip(folds, found, strict=True)
+            ]
+            found = done(jobs)
+            tables = [one.table(grid.ridges, grid.ks) for one in found]
+            scores = np.stack(tables, axis=-1)
+            fitted, loss = by_folds(scores, grid.ks, grid.ridges, self.selection)
+            wider = grid.widened(loss)
+        pair = fitted["ridge_"], fitted["k_"]
+        p = grid.constraints.n_features
+        masks = [to_host(one.supports[pair]).reshape(-1, p) for one in found]
+        fitted["stability_"] = np.mean([mask.any(axis=0) for mask in masks], axis=0)
+        return grid, fitted, loss
+
+    def _by_criterion(
+        self, problem: Any, grid: Grid, search: Any, done: Any, room: int
+    ) -> tuple[Grid, dict[str, Any], np.ndarray, ChitaPath]:
+        """The same by a criterion of the paths on all data."""
+        wider: Grid | None = grid
+        while wider is not None:
+            grid = wider
+            along = partial(search, ks=grid.ks)
+            jobs = [delayed(_at_ridge)(problem, r, along) for r in grid.ridges]
+            paths = done(jobs)
+            fitted, loss = by_criterion(
+                paths,
+                grid.ks,
+                grid.ridges,
+                self.criterion,
+                room,
+                grid.constraints.labels,
+            )
+            wider = grid.widened(loss)
+        path = paths[grid.ridges.index(fitted["ridge_"])]
+        return grid, fitted, loss, path
 
     def to_numpy(self) -> Self:
         """Return a fitted copy on the host, with NumPy attributes.
@@ -706,58 +797,6 @@ class ChitaRegressorCV(ChitaRegressor):
         return {}, weights
 
 
-def _all_but_one(folds: list[Moments]) -> tuple[list[Moments], Moments]:
-    """Return for each fold the moments of all the others, and those of all.
-
-    By merges from both ends: nothing is ever subtracted. Three merges a fold.
-    """
-    after = [Moments()]
-    for fold in folds[:0:-1]:
-        after.append(after[-1].merge(fold))
-    before, others = Moments(), []
-    for fold, rest in zip(folds, reversed(after), strict=True):
-        others.append(before.merge(rest))
-        before = before.merge(fold)
-    return others, before
-
-
-def _fold_of_moments(
-    train: Moments,
-    test: Moments,
-    ridges: list[float],
-    options: dict[str, Any],
-    search: Any,
-    score: Any,
-) -> np.ndarray:
-    """Scores on the fold held out, shape (n_ridges, n_ks)."""
-    problem = train.problem(**options)
-    paths = [_at_ridge(problem, ridge, search, bounds=False) for ridge in ridges]
-    return np.stack([score(path, test) for path in paths])
-
-
-def _scores_of_moments(path: ChitaPath, test: Moments, *, score: Any) -> np.ndarray:
-    """Scores of a path's models on rows they have not seen, shape (n_ks,)."""
-    models = zip(path.coefs.T, path.intercepts, strict=True)
-    return np.asarray([score(test, coef, intercept) for coef, intercept in models])
-
-
-def _minus_mse(test: Moments, coef: Array, intercept: Any) -> float:
-    return -test.mean_squared_error(coef, intercept)
-
-
-def _minus_rmse(test: Moments, coef: Array, intercept: Any) -> float:
-    return -math.sqrt(test.mean_squared_error(coef, intercept))
-
-
-# What can be told of a model from moments.
-SCORES: dict[str | None, Callable[..., float]] = {
-    None: _minus_mse,
-    "neg_mean_squared_error": _minus_mse,
-    "neg_root_mean_squared_error": _minus_rmse,
-    "r2": Moments.r2_score,
-}
-
-
 def _problem_of(
     X: Any, y: Array, sample_weight: Array | None, build: Any
 ) -> LeastSquares | SeveralTargets:
@@ -771,104 +810,7 @@ def _problem(
 
 
 def _at_ridge(
-    problem: LeastSquares | SeveralTargets,
-    ridge: float,
-    search: Any,
-    bounds: bool = True,
+    problem: LeastSquares | SeveralTargets, ridge: float, search: Any
 ) -> ChitaPath:
     """Return the path over k at one ridge; the problem's products are shared."""
-    return search(problem.with_target(ridge=ridge), ridge=ridge, bounds=bounds)
-
-
-def _usable(
-    folds: list[tuple[Any, Any]], sample_weight: Array | None
-) -> list[tuple[Any, Any]]:
-    """Leave out, with a warning, folds that have no sample to score a model on."""
-    if sample_weight is None:
-        return folds
-    weights, usable = to_host(sample_weight), []
-    for number, (train, test) in enumerate(folds):
-        if not np.any(weights[train] > 0):
-            msg = (
-                f"The training part of fold {number} has no sample with a positive "
-                "weight. Leave samples of weight 0 out, or pass other folds as cv."
-            )
-            raise ValueError(msg)
-        if np.any(weights[test] > 0):
-            usable.append((train, test))
-    if not usable:
-        msg = (
-            "No fold has a sample with a positive weight in its test part. Leave "
-            "samples of weight 0 out, or pass other folds as cv."
-        )
-        raise ValueError(msg)
-    if len(usable) < len(folds):
-        text = (
-            f"{len(folds) - len(usable)} of {len(folds)} folds have no sample with a "
-            "positive weight in their test part and are left out."
-        )
-        warnings.warn(text, UserWarning, stacklevel=5)
-    return usable
-
-
-def _fold(
-    X: Any,
-    y: Array,
-    sample_weight: Array | None,
-    fold: tuple[Any, Any],
-    ridges: list[float],
-    build: Any,
-    search: Any,
-    score: Any,
-) -> np.ndarray:
-    """Scores on the part held out, shape (n_ridges, n_ks)."""
-    train, test = fold
-    X_train, y_train, w_train = (taken_rows(a, train) for a in (X, y, sample_weight))
-    held_out = tuple(taken_rows(a, test) for a in (X, y, sample_weight))
-    X_train, y_train, w_train = present(X_train, y_train, w_train)
-    problem = build(X_train, y_train, w_train)
-    paths = [_at_ridge(problem, ridge, search, bounds=False) for ridge in ridges]
-    return np.stack([score(path, *held_out, X, test) for path in paths])
-
-
-def _squares(X: Any, y: Array, coefs: Array, intercepts: Array) -> Array:
-    """Squared errors of the models of a path, shape (n_samples, n_ks)."""
-    xp = array_namespace(y)
-    predicted = xp.astype(X @ coefs + intercepts, xp.float64)
-    return (predicted - xp.astype(y, xp.float64)[:, None]) ** 2
-
-
-def _scores(
-    path: ChitaPath,
-    X: Any,
-    y: Array,
-    sample_weight: Array | None,
-    X_all: Any,
-    test: Any,
-    *,
-    scorer: Any,
-    params: dict[str, Any],
-) -> np.ndarray:
-    """Scores of a path's models on data they have not seen, shape (n_ks,)."""
-    if scorer is None:
-        xp = array_namespace(y)
-        if y.ndim == 1:
-            squares = _squares(X, y, path.coefs, path.intercepts)
-        else:
-            each = [
-                _squares(X, y[:, t], path.coefs[t, ...], path.intercepts[t, ...])
-                for t in range(int(y.shape[1]))
-            ]
-            squares = xp.mean(xp.stack(each), axis=0)
-        if sample_weight is None:
-            return -to_host(xp.mean(squares, axis=0))
-        weights = xp.astype(sample_weight, xp.float64)
-        return -to_host(weights @ squares / xp.sum(weights))
-    params = _check_method_params(X_all, params, indices=test)
-    scores = []
-    for t, k in enumerate(path.ks):
-        model = ChitaRegressor(int(k), path.ridge)
-        model.n_features_in_ = path.n_features
-        remember(model, model_of_path(path, t) | {"k_": int(k)})
-        scores.append(float(scorer(model, X, y, **params)))
-    return np.asarray(scores)
+    return search(problem.with_target(ridge=ridge), ridge=ridge)

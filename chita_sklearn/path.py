@@ -37,6 +37,7 @@ from .core import (
     least_squares,
     residual_sum_of_squares,
     solve_path,
+    sweep_path,
 )
 from .core.arrays import indices
 from .core.certificate import in_words
@@ -385,14 +386,40 @@ def path_of(
     *,
     ridge: float,
     seed: int,
-    bounds: bool = True,
     **effort: Any,
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
     `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, max_iter, tol.
     """
-    solutions = solve_path(problem, ks, bounds=bounds, random_state=seed, **effort)
+    solutions = solve_path(problem, ks, random_state=seed, **effort)
+    return _as_path(problem, ks, solutions, ridge)
+
+
+def swept(
+    problem: Any,
+    ks: Sequence[int],
+    *,
+    ridge: float,
+    seed: int,
+    **effort: Any,
+) -> tuple[ChitaPath, list[Array]]:
+    """One quick sweep over `ks`, as candidates for a choice; and the supports' masks.
+
+    `effort` is what `sweep_path` takes. Bounds, rss and degrees of freedom are nan.
+    """
+    solutions = sweep_path(problem, ks, random_state=seed, **effort)
+    path = _as_path(problem, ks, solutions, ridge, statistics=False)
+    return path, [s.coef != 0 for s in solutions]
+
+
+def _as_path(
+    problem: Any,
+    ks: Sequence[int],
+    solutions: Sequence[Solution],
+    ridge: float,
+    statistics: bool = True,
+) -> ChitaPath:
     values = values_of(solutions, problem.n)
     xp, joint = problem.xp, isinstance(problem, SeveralTargets)
     parts = problem.problems if isinstance(problem, SeveralTargets) else [problem]
@@ -403,6 +430,7 @@ def path_of(
         [e.constants for e in each], dtype=problem.dtype, device=problem.device
     )
     stacked = xp.stack([e.coefs for e in each])
+    unknown = np.full(len(solutions), np.nan)
     return ChitaPath(
         ks=np.asarray(ks, dtype=np.int64),
         ridge=ridge,
@@ -412,10 +440,14 @@ def path_of(
         objectives=values.objectives,
         lower_bounds=values.lower_bounds,
         gaps=values.gaps,
-        rss=np.asarray([residual_sum_of_squares(problem, w) for w in scaled]),
+        rss=np.asarray([residual_sum_of_squares(problem, w) for w in scaled])
+        if statistics
+        else unknown,
         degrees_of_freedom=np.asarray(
             [sum(map(degrees_of_freedom, parts, of_targets)) for of_targets in supports]
-        ),
+        )
+        if statistics
+        else unknown,
         n_iters=np.asarray([s.n_iter for s in solutions], dtype=np.int64),
         statuses=tuple(s.status for s in solutions),
         histories=tuple(

@@ -321,11 +321,11 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
 
     Parameters
     ----------
-    ks : int or array-like of int, default=10
+    ks : int, array-like of int or None, default=None
         Numbers of features to choose from; this and all parameters but `cv` and the
         last three as in :class:`chita_sklearn.ChitaRegressorCV`.
 
-    ridges : float or array-like of float, default=(1e-3, 1e-2, 1e-1, 1.0)
+    ridges : float, array-like of float or None, default=None
         Weights of the ridge term to choose from.
 
     criterion : {"cv", "aic", "bic", "ebic"}, default="cv"
@@ -416,8 +416,8 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
 
     def __init__(
         self,
-        ks: Any = 10,
-        ridges: Any = (1e-3, 1e-2, 1e-1, 1.0),
+        ks: Any = None,
+        ridges: Any = None,
         *,
         criterion: Criterion = "cv",
         cv: int | None = None,

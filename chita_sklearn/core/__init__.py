@@ -1,7 +1,12 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
 from .improvers.targets import fit_support
-from .path import degrees_of_freedom, residual_sum_of_squares, solve_path
+from .path import (
+    degrees_of_freedom,
+    residual_sum_of_squares,
+    solve_path,
+    sweep_path,
+)
 from .patterns.groups import Groups
 from .patterns.matroids import (
     Cardinality,
@@ -44,4 +49,5 @@ __all__ = [
     "residual_sum_of_squares",
     "solve",
     "solve_path",
+    "sweep_path",
 ]

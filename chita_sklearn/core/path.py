@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from .arrays import Array, indices, mask_of, to_host
 from .improvers.swaps import swaps
-from .patterns.matroids import Cardinality, Pattern
-from .plans import choose, passes
+from .patterns.matroids import Cardinality, Including, Pattern
+from .plans import SWAPS_UP_TO, choose, missing, passes
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import unsolved
@@ -91,6 +91,96 @@ def solve_path(
     path = _Path(problem.reduced(cost), ks, patterns, options)
     path.exchange(max_iter)
     return path.implied()
+
+
+def sweep_path(
+    problem: Any,
+    ks: Sequence[int],
+    *,
+    pattern_of: Callable[[int], Pattern] = Cardinality,
+    starts: Mapping[int, Array] | None = None,
+    solver: str = "auto",
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    random_state: int | None = None,
+) -> list[Solution]:
+    """Solve for each k once, quickly: for candidates that are chosen among by scores.
+
+    One sweep up along k. Each support starts from that of the k before and, without
+    `starts`, from forward selection; swaps follow, and neither restarts nor bounds.
+    Where a plan other than "swap" is asked for, or the problem has no swaps, each k is
+    what `solve` makes of it without restarts and bounds.
+
+    Parameters
+    ----------
+    problem : LeastSquares or SeveralTargets
+        The quadratic.
+    ks : sequence of int
+        Numbers of coordinates, ascending and distinct.
+    pattern_of : callable, default=Cardinality
+        The pattern for a k.
+    starts : mapping of int to mask, or None, default=None
+        Supports known for some k, of the same problem with another ridge: better
+        starts than forward selection.
+    solver : str, default="auto"
+        As in `solve`; by "auto" and "swap" there are swaps alone.
+    max_iter : int, default=100
+        As in `solve`.
+    tol : float, default=1e-3
+        As in `solve`, where that is called.
+    random_state : int or None, default=None
+        The same.
+
+    Returns
+    -------
+    list of Solution
+        One for each k, without bounds.
+    """
+    patterns = [pattern_of(k) for k in ks]
+    part = problem.reduced(sum(passes(problem, pattern) for pattern in patterns))
+    options: dict[str, Any] = {
+        "solver": solver,
+        "n_restarts": 0,
+        "max_iter": max_iter,
+        "tol": tol,
+        "random_state": random_state,
+        "bounds": False,
+    }
+    found: list[Solution] = []
+    last: Solution | None = None
+    for k, pattern in zip(ks, patterns, strict=True):
+        if not _by_swaps_alone(part, pattern, solver):
+            last = solve(part, pattern, **options)
+        else:
+            last = _swept(part, pattern, last, (starts or {}).get(k), max_iter)
+        found.append(last)
+    return found
+
+
+def _by_swaps_alone(problem: Any, pattern: Pattern, solver: str) -> bool:
+    """Whether swaps, from any support, are what the problem and the user want."""
+    uniform = isinstance(pattern, Cardinality | Including)
+    between = 0 < pattern.size < problem.p and pattern.size <= SWAPS_UP_TO
+    free = problem.signs is None and not missing("swap", problem, pattern)
+    return uniform and between and free and solver in ("auto", "swap")
+
+
+def _swept(
+    problem: Any,
+    pattern: Pattern,
+    last: Solution | None,
+    start: Array | None,
+    max_iter: int,
+) -> Solution:
+    """The better of what swaps make of the support before and of one known."""
+    begun: list[Solution | None] = [None]
+    if start is not None:
+        begun = [replace(unsolved(problem, start), n_iter=0)]
+    elif last is not None and bool(problem.xp.any(last.support)):
+        begun.append(replace(unsolved(problem, last.support), n_iter=0))
+    tried = [swaps(problem, pattern, first, max_iter=max_iter) for first in begun]
+    best = min(tried, key=lambda solution: solution.objective)
+    return replace(best, coef=problem.rounded(best.coef))
 
 
 class _Path:
