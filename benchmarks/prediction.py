@@ -226,7 +226,10 @@ def main(argv: list[str] | None = None) -> int:
         X, y = table_of(stem)
         for seed in range(1, args.splits + 1):
             parts = train_test_split(X, y, test_size=0.25, random_state=seed)
-            data = problems.standardise(parts[0], parts[2], parts[1], parts[3], 0, None)
+            live = parts[0].std(axis=0) > 0  # some methods refuse constant columns
+            data = problems.standardise(
+                parts[0][:, live], parts[2], parts[1][:, live], parts[3], 0, None
+            )
             for name in methods:
                 record = {"data": stem, "method": name, "split": seed}
                 record |= evaluate(METHODS[name], data)

@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, indices, mask_of, to_host
+from .arrays import Array, indices, mask_of, scatter, to_host
 from .improvers.swaps import swaps
+from .linalg import one_blas_thread
 from .patterns.matroids import Cardinality, Including, Pattern
 from .plans import SWAPS_UP_TO, choose, missing, passes
 from .problem.base import Rows
 from .problem.least_squares import LeastSquares
 from .refit.backsolve import unsolved
-from .search.local_search import backward
+from .search.local_search import backward, best_start, improve
 from .search.working_set import WorkingSet
 from .solution import Solution
 from .solve import solve
 
+SWEPT_WHOLE = 150  # columns whose Gram matrix is the working set of every sweep
 BETTER = 1e-9  # share of the objective by which a neighbour's support must win
 ROUNDING = 1e-12  # of n F(0): what an objective that serves as a bound may be off by
 
@@ -148,11 +150,18 @@ def sweep_path(
     }
     found: list[Solution] = []
     last: Solution | None = None
+    W: WorkingSet | None = None
     for k, pattern in zip(ks, patterns, strict=True):
+        start = (starts or {}).get(k)
         if not _by_swaps_alone(part, pattern, solver):
             last = solve(part, pattern, **options)
+        elif part.p <= SWEPT_WHOLE:
+            if W is None:
+                W = WorkingSet(part, pattern, np.arange(part.p), part.correlation())
+            W.pattern = pattern
+            last = _swept_whole(part, W, last, start)
         else:
-            last = _swept(part, pattern, last, (starts or {}).get(k), max_iter)
+            last = _swept(part, pattern, last, start, max_iter)
         found.append(last)
     return found
 
@@ -163,6 +172,35 @@ def _by_swaps_alone(problem: Any, pattern: Pattern, solver: str) -> bool:
     between = 0 < pattern.size < problem.p and pattern.size <= SWAPS_UP_TO
     free = problem.signs is None and not missing("swap", problem, pattern)
     return uniform and between and free and solver in ("auto", "swap")
+
+
+def _swept_whole(
+    problem: Any, W: WorkingSet, last: Solution | None, start: Array | None
+) -> Solution:
+    """The same where all columns are one working set, whose Gram matrix is formed once.
+
+    The coefficients are those that the search ends with: good to the rounding of the
+    normal equations.
+    """
+    xp, known = problem.xp, last.support if start is None and last else start
+    limit = 20 * W.pattern.size + 100
+    with one_blas_thread():
+        tried = [] if start is not None else [best_start(W)]
+        if known is not None and bool(xp.any(known)):
+            S = to_host(indices(known))
+            tried.append(improve(W, S, limit)[0])
+        elif not tried:
+            tried.append(best_start(W))
+        S, (_, w, value) = max(
+            ((S, W.at(S)) for S in tried), key=lambda found: found[1][2]
+        )
+    index = xp.asarray(S, device=problem.device)
+    coef = scatter(problem.p, index, xp.asarray(w, device=problem.device))
+    return Solution(
+        problem.rounded(coef),
+        mask_of(problem.p, index),
+        max(problem.at_zero - value, 0.0),
+    )
 
 
 def _swept(
