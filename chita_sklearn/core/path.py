@@ -26,7 +26,7 @@ from .refit.backsolve import unsolved
 from .search.local_search import backward, best_start, improve
 from .search.working_set import WorkingSet
 from .solution import Solution
-from .solve import solve
+from .solve import few_threads, solve
 
 SWEPT_WHOLE = 150  # columns whose Gram matrix is the working set of every sweep
 BETTER = 1e-9  # share of the objective by which a neighbour's support must win
@@ -90,9 +90,10 @@ def solve_path(
     }
     patterns = [pattern_of(k) for k in ks]
     cost = sum(passes(problem, pattern) for pattern in patterns)
-    path = _Path(problem.reduced(cost), ks, patterns, options)
-    path.exchange(max_iter)
-    return path.implied()
+    with few_threads(problem):
+        path = _Path(problem.reduced(cost), ks, patterns, options)
+        path.exchange(max_iter)
+        return path.implied()
 
 
 def sweep_path(
@@ -139,7 +140,8 @@ def sweep_path(
         One for each k, without bounds.
     """
     patterns = [pattern_of(k) for k in ks]
-    part = problem.reduced(sum(passes(problem, pattern) for pattern in patterns))
+    with few_threads(problem):
+        part = problem.reduced(sum(passes(problem, pattern) for pattern in patterns))
     options: dict[str, Any] = {
         "solver": solver,
         "n_restarts": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,17 @@ import numpy as np
 from . import initial
 from .arrays import Array
 from .improvers.targets import fit_support
+from .linalg import one_blas_thread
 from .patterns.matroids import Pattern
 from .plans import PLANS, SOLVERS, OnStep, choose, passes
 from .refit.backsolve import backsolve, unsolved
 from .refit.minimum import bounded, measured
 from .refit.nonnegative import signed_backsolve
 from .solution import Solution, Status
+
+# Numbers in A, 32 MB, from which on a product is shared among threads: on smaller ones
+# threads wait for each other, ten times as long where the processors are busy.
+SHARED_FROM = 2**22
 
 
 def solve(
@@ -93,21 +99,22 @@ def solve(
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
     part = problem
-    if name not in ("all", "enumerate", "targets"):  # these read X once
-        part = problem.reduced(passes(problem, pattern))
-    if part is not problem:
-        why += f"; {problem.n_rows} rows reduced to {part.n_rows}"
-    solution = PLANS[name].run(
-        part,
-        pattern,
-        _given(part, pattern, start),
-        n_restarts=n_restarts,
-        max_iter=max_iter,
-        tol=tol,
-        rng=np.random.default_rng(random_state),
-        on_step=on_step,
-        bounds=bounds,
-    )
+    with few_threads(problem):
+        if name not in ("all", "enumerate", "targets"):  # these read X once
+            part = problem.reduced(passes(problem, pattern))
+        if part is not problem:
+            why += f"; {problem.n_rows} rows reduced to {part.n_rows}"
+        solution = PLANS[name].run(
+            part,
+            pattern,
+            _given(part, pattern, start),
+            n_restarts=n_restarts,
+            max_iter=max_iter,
+            tol=tol,
+            rng=np.random.default_rng(random_state),
+            on_step=on_step,
+            bounds=bounds,
+        )
     xp = problem.xp
     # A zero column fits nothing: its coefficient is what w_bar asks for.
     idle = problem.column_norms() == 0
@@ -130,6 +137,12 @@ def solve(
         n_iter=max(solution.n_iter, 1),
         history=(why, *solution.history),
     )
+
+
+def few_threads(problem: Any) -> AbstractContextManager[None]:
+    """One thread of BLAS where products with A are too small to share."""
+    small = problem.p * getattr(problem, "n_rows", problem.p) <= SHARED_FROM
+    return one_blas_thread() if small else nullcontext()
 
 
 def _given(problem: Any, pattern: Pattern, start: Array | None) -> Solution | None:

@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 from chita_sklearn import ChitaRegressor
-from chita_sklearn.core import linalg
+from chita_sklearn.core import Cardinality, linalg, solve
 from chita_sklearn.core.linalg import one_blas_thread
 
 BLAS = ThreadpoolController().select(user_api="blas")
@@ -129,4 +129,24 @@ def test_an_interruption_at_any_line_of_it_leaves_the_limits_as_they_were():
     assert steps > 20
     with one_blas_thread():
         assert set(threads()) == {1}
+    assert set(threads()) == {2}
+
+
+@pytest.mark.parametrize("solver", ["auto", "swap", "admm", "dual", "iht", "dense"])
+def test_a_small_fit_has_one_thread_from_its_first_product_on(solver, monkeypatch):
+    from chita_sklearn.core.problem.least_squares import LeastSquares
+
+    seen = set()
+    original = LeastSquares.reduced
+
+    def watched(self, passes):
+        seen.update(threads())
+        return original(self, passes)
+
+    monkeypatch.setattr(LeastSquares, "reduced", watched)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 40)), rng.standard_normal(60)
+    problem = LeastSquares(X, y, ridge=0.1)
+    solve(problem, Cardinality(5), solver=solver)
+    assert seen == {1}
     assert set(threads()) == {2}
