@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory
     python -m benchmarks.memory --mapped 4        a memory-mapped X of 4 GB on disk
+    python -m benchmarks.memory --mapped 4 --k 10 --orders F
 
 Regression is `ChitaRegressor` with its defaults, with sample weights and without an
 intercept on shapes from wide to tall, a path of a very tall X, and a sparse X of two
@@ -201,7 +202,7 @@ def measured(X: np.ndarray, k: int, call: Callable[[], Any]) -> dict:
     }
 
 
-def mapped(path: Path, p: int) -> dict:
+def mapped(path: Path, p: int, k: int) -> dict:
     """Measure one fit of a memory-mapped X, its own memory limited."""
     import resource
 
@@ -213,13 +214,13 @@ def mapped(path: Path, p: int) -> dict:
     private = resident("VmData") or 0
     resource.setrlimit(resource.RLIMIT_DATA, (private + room, private + room))
     with anonymous_peak() as peak, reads_of(p) as reads:
-        model, cost = cost_of(lambda: fitted(X, y, K_MAPPED))
+        model, cost = cost_of(lambda: fitted(X, y, k))
     return {
         "kind": "mapped",
         "options": "defaults",
         "n": X.shape[0],
         "p": p,
-        "k": K_MAPPED,
+        "k": k,
         "dtype": str(X.dtype),
         "order": "C" if X.flags.c_contiguous else "F",
         "x_bytes": X.nbytes,
@@ -234,10 +235,10 @@ def mapped(path: Path, p: int) -> dict:
     }
 
 
-def store(path: Path, p: int, order: str) -> None:
-    """Write a standard normal X (float32) and a response of K_MAPPED columns."""
+def store(path: Path, p: int, k: int, order: str) -> None:
+    """Write a standard normal X (float32) and a response of k columns."""
     rng = np.random.default_rng(0)
-    S = np.sort(rng.choice(p, K_MAPPED, replace=False))
+    S = np.sort(rng.choice(p, k, replace=False))
     X = np.lib.format.open_memmap(
         path,
         mode="w+",
@@ -346,6 +347,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure all cases; write JSON and the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--mapped", type=float, help="GB of a memory-mapped X")
+    parser.add_argument("--k", type=int, default=K_MAPPED, help="with --mapped")
     parser.add_argument("--orders", default="C,F", help="layouts of X")
     parser.add_argument("--only", help="regular expression on the case's call")
     parser.add_argument("--folder", type=Path, help="for the mapped file")
@@ -359,8 +361,8 @@ def main(argv: list[str] | None = None) -> int:
         for order in orders:
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 path = Path(folder) / "X.npy"
-                store(path, p, order)
-                call = f"memory.mapped(memory.Path({str(path)!r}), {p})"
+                store(path, p, args.k, order)
+                call = f"memory.mapped(memory.Path({str(path)!r}), {p}, {args.k})"
                 record = in_a_process(call)
                 kept = keep(args.output, [record], case)
                 print(one_line(record), flush=True)
