@@ -5,7 +5,7 @@
 Of each problem of at most 14 columns every support is solved and evaluated from the
 rows. No bound may be above the best of these, and no proof may be of another. Every
 fifth problem each is of columns correlated by .99, of duplicated columns, and in
-float32.
+float32. Every second problem is solved with a diagonal shift for each coordinate.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import argparse
 import itertools
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 
 from chita_sklearn.core import LeastSquares, Solution
-from chita_sklearn.core.improvers.branch import branch
+from chita_sklearn.core.improvers import branch as tree
 
 KINDS = ("plain", "correlated", "duplicates", "float32", "neighbours")
 
@@ -67,7 +68,9 @@ def check(seed):
     problem = LeastSquares(X, y, ridge=ridge)
     w = problem.zeros(problem.p)
     start = Solution(w, np.arange(problem.p) < k, problem.objective(w), n_iter=0)
-    found = branch(problem, k, start, max_nodes=nodes, tol=tol)
+    least = 1 if seed % 2 else tree.SHIFTED_FROM
+    with mock.patch.object(tree, "SHIFTED_FROM", least):
+        found = tree.branch(problem, k, start, max_nodes=nodes, tol=tol)
     if "not begun" in found.history[-1]:
         return "", False
     best, proven = optimum(X, y, k, problem.mu), found.gap <= tol

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
-from chita_sklearn.core.improvers.branch import Nodes, Relaxation, branch, shares
+from chita_sklearn.core.improvers.branch import (
+    Nodes,
+    Relaxation,
+    branch,
+    diagonal_shifts,
+    shares,
+)
 
 _spec = importlib.util.spec_from_file_location(
     "chita_fuzz_proofs", Path(__file__).parents[1] / "fuzz_proofs.py"
@@ -177,3 +183,16 @@ def test_choices_of_two_are_all_evaluated(seed, inside, room):
             relaxation.rounding
         )
         assert not np.any(supports[row] & masks[1, row])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shifts_of_each_coordinate_sum_to_more_and_stay_within_the_gram_matrix(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 20))
+    X[:, 1] = X[:, 0] + 0.01 * X[:, 1]  # two alike hold the least eigenvalue down
+    G = X.T @ X
+    least, off = float(np.linalg.eigvalsh(G)[0]), 1e-12
+    shifts = diagonal_shifts(G, least - off, off)
+    assert np.linalg.eigvalsh(G - np.diag(shifts))[0] >= 0
+    assert np.min(shifts) >= 0.9 * (least - off)
+    assert np.sum(shifts) > 20 * np.sum(np.full(20, least))
