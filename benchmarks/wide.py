@@ -196,6 +196,7 @@ class Table:
 
         mpl.use("Agg")
         import matplotlib.pyplot as plt
+        from matplotlib.ticker import NullFormatter
 
         count = len(self.rows)
         across = min(6, count)
@@ -221,6 +222,7 @@ class Table:
                     at = self.cpu(name, m), percent[m].mean()
                     axis.scatter(*at, s=16, label=m, **look)
             axis.set(xscale="log", title=f"{stem}, {k}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_yscale("symlog", linthresh=1)
             axis.set_ylim(-0.2)
         for axis in axes.flat[count:]:
