@@ -7,6 +7,7 @@ import re
 import runpy
 import sys
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -406,6 +407,29 @@ def _pruning():
             patch.setitem(sys.modules, "torch", None)
             importlib.reload(chita_torch)
 
+    def sharded():
+        from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+
+        with fake_ranks():
+            mesh = init_device_mesh("cpu", (2,))
+            model, half = net(), [Shard(0)]
+            weight = DTensor.from_local(torch.ones(2, 8), mesh, half)
+            model[0].weight = nn.Parameter(weight)
+            keep_pruned(model, optimizer(model))
+
+    def wrapped():
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        class Wrapper(FullyShardedDataParallel):
+            def __init__(self):
+                nn.Module.__init__(self)
+
+        keep_pruned(Wrapper(), "SGD")
+
+    def on_one_of_two():
+        with fake_ranks():
+            run()
+
     model = net()
     return [
         without_torch,
@@ -484,7 +508,23 @@ def _pruning():
         lambda: keep_pruned(model, optimizer(model), {"0.weight": torch.ones(4, 8)}),
         removed,
         resumed,
+        sharded,
+        wrapped,
+        on_one_of_two,
     ]
+
+
+@contextmanager
+def fake_ranks():
+    """Let torch.distributed say that there are two ranks."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _said(calls):

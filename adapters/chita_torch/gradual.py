@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .batches import Tree
 from .checks import check_count, check_seed, check_share
+from .distributed import check_alone, check_whole
 from .gradients import LossFunction
 from .interrupts import Transaction, whole
 from .layout import Layout, Selector, bare, bare_name, select
@@ -182,7 +183,8 @@ def keep_pruned(
     Raises
     ------
     TypeError
-        If ``optimizer`` is not a torch.optim.Optimizer, nor wraps one.
+        If ``optimizer`` is not a torch.optim.Optimizer, nor wraps one; if the weights
+        are sharded over ranks.
     ValueError
         If a mask fits no parameter, a name matches nothing, or an optimizer holds no
         parameter of the model.
@@ -206,6 +208,7 @@ def keep_pruned(
     >>> int((net.weight == 0).sum())
     2
     """
+    check_whole(model)
     model = bare(model)
     _optimizers(model, optimizer)
     if masks is None:
@@ -459,6 +462,8 @@ def _check_options(
     options: Mapping[str, Any],
 ) -> None:
     """Refuse now what `prune` would refuse at the first pruning."""
+    check_whole(model)
+    check_alone("GradualPruner")
     call = inspect.signature(prune).bind(
         model, batches, loss_fn, sparsity=sparsity, **options
     )

@@ -24,6 +24,7 @@ from .checks import (
     check_seed,
     check_share,
 )
+from .distributed import check_alone, check_whole
 from .gradients import LossFunction, matrix_bytes
 from .layout import Layout, Selector, bare
 from .objective import (
@@ -214,7 +215,9 @@ def prune(
     ValueError, TypeError
         For an argument out of its range, a name that matches nothing, batches that
         are empty, too small or differ between passes, a loss that is not a scalar,
-        a loss or gradient that is not finite.
+        a loss or gradient that is not finite, weights that are sharded over ranks.
+    RuntimeError
+        Where `torch.distributed` runs several ranks, whose weights would part.
     MemoryError
         If the gradient matrix or the moments of the layers will not fit; nothing has
         been allocated.
@@ -261,6 +264,8 @@ def prune(
     (88, 88)
     """
     check_model(model, loss_fn)
+    check_whole(model)
+    check_alone("prune")
     model = bare(model)
     if objective not in OBJECTIVES:
         msg = f"objective={objective!r} is unknown; choose from {OBJECTIVES}."

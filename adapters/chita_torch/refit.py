@@ -12,6 +12,7 @@ from chita_sklearn.core import BlockDiagonal, Solution, fit_support
 from . import reconstruction
 from .batches import Batches, Tree
 from .checks import check_count, check_device, check_model, check_ridge, check_seed
+from .distributed import check_alone, check_whole
 from .gradients import LossFunction
 from .layout import Layout, Selector, bare
 from .predictions import Predictions
@@ -86,6 +87,8 @@ def refit(
     ------
     ValueError
         If neither ``dense`` nor ``masks`` is given, or one fits no weight.
+    TypeError, RuntimeError
+        As in `prune`: for weights that are sharded, and on one rank of several.
 
     Notes
     -----
@@ -105,6 +108,8 @@ def refit(
     (1, True)
     """
     check_model(model, loss_fn)
+    check_whole(model)
+    check_alone("refit")
     model = bare(model)
     if dense is None and masks is None:
         msg = (
