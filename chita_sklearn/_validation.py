@@ -42,6 +42,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "n_restarts": [Number(Integral, 0, None, closed="left")],
     "max_iter": [Number(Integral, 1, None, closed="left")],
     "tol": [Number(Real, 0, None, closed="left")],
+    "time_limit": [Number(Real, 0, None, closed="neither"), None],
     "random_state": ["random_state"],
 }
 
@@ -61,6 +62,7 @@ REMEDIES = {
     "n_restarts": "Pass the number of restarts; 0 turns them off.",
     "max_iter": "Pass the largest number of iterations of one descent.",
     "tol": "Pass a finite non-negative number; 0 asks for a complete proof.",
+    "time_limit": "Pass seconds, more than 0, or None for no limit.",
     "warm_start": "Pass True or False.",
     "random_state": "Pass an int for the same answer at each call.",
 }

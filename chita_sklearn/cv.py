@@ -60,7 +60,7 @@ from ._validation import (
     resolved_ridges,
     resolved_seed,
 )
-from .core import LeastSquares, SeveralTargets, least_squares
+from .core import Deadline, LeastSquares, SeveralTargets, least_squares
 from .core.arrays import to_host
 from .path import ChitaPath, path_of
 from .regressor import ChitaRegressor
@@ -161,6 +161,12 @@ class ChitaRegressorCV(ChitaRegressor):
 
     tol : float, default=1e-4
         Relative precision at which to stop.
+
+    time_limit : float or None, default=None
+        Seconds for the fit. The folds are scored first, whatever it takes; what is
+        left then bounds the search on all data, as in :func:`chita_path`, and a grid
+        is widened only while something is left. With a criterion, each ridge of the
+        grid has an equal share. None for no limit.
 
     n_jobs : int or None, default=None
         How many folds (with a criterion: ridges) to work on at a time. None is 1, -1
@@ -352,6 +358,7 @@ class ChitaRegressorCV(ChitaRegressor):
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
+        time_limit: float | None = None,
         n_jobs: int | None = None,
         random_state: Any = None,
     ) -> None:
@@ -372,6 +379,7 @@ class ChitaRegressorCV(ChitaRegressor):
         self.n_restarts = n_restarts
         self.max_iter = max_iter
         self.tol = tol
+        self.time_limit = time_limit
         self.n_jobs = n_jobs
         self.random_state = random_state
 
@@ -652,6 +660,7 @@ class ChitaRegressorCV(ChitaRegressor):
             "seed": resolved_seed(self.random_state),
         }
         search: Any = partial(path_of, n_restarts=int(self.n_restarts), **effort)
+        clock = Deadline(self.time_limit)
         # How often the grid is widened is not known in advance.
         task = self._init_callback_context(max_subtasks=None)
         task.call_on_fit_task_begin(estimator=self, **inputs)
@@ -666,15 +675,18 @@ class ChitaRegressorCV(ChitaRegressor):
             return results
 
         if self.criterion == "cv":
-            grid, fitted, loss = self._by_folds(folds, grid, effort, done)
-            problem = whole().with_target(ridge=fitted["ridge_"])
-            path = search(problem, grid.ks, ridge=fitted["ridge_"])
+            grid, fitted, loss = self._by_folds(folds, grid, effort, done, clock)
+            problem, ridge = (
+                whole().with_target(ridge=fitted["ridge_"]),
+                fitted["ridge_"],
+            )
+            path = search(problem, grid.ks, ridge=ridge, time_limit=clock.share(1))
         else:
             room = n_rows - bool(self.fit_intercept)
             problem = whole()
             problem.column_norms()  # once, for all ridges
             grid, fitted, loss, path = self._by_criterion(
-                problem, grid, search, done, room
+                problem, grid, search, done, room, clock
             )
             problem = problem.with_target(ridge=fitted["ridge_"])
         ks = grid.ks
@@ -699,7 +711,12 @@ class ChitaRegressorCV(ChitaRegressor):
         return fitted
 
     def _by_folds(
-        self, folds: Sequence[Any], grid: Grid, effort: dict[str, Any], done: Any
+        self,
+        folds: Sequence[Any],
+        grid: Grid,
+        effort: dict[str, Any],
+        done: Any,
+        clock: Deadline,
     ) -> tuple[Grid, dict[str, Any], np.ndarray]:
         """Score all pairs on all folds, and more pairs while the best is on an edge."""
         found = [Found() for _ in folds]
@@ -714,7 +731,7 @@ class ChitaRegressorCV(ChitaRegressor):
             tables = [one.table(grid.ridges, grid.ks) for one in found]
             scores = np.stack(tables, axis=-1)
             fitted, loss = by_folds(scores, grid.ks, grid.ridges, self.selection)
-            wider = grid.widened(loss)
+            wider = None if clock.over() else grid.widened(loss)
         pair = fitted["ridge_"], fitted["k_"]
         p = grid.constraints.n_features
         masks = [to_host(one.supports[pair]).reshape(-1, p) for one in found]
@@ -722,13 +739,20 @@ class ChitaRegressorCV(ChitaRegressor):
         return grid, fitted, loss
 
     def _by_criterion(
-        self, problem: Any, grid: Grid, search: Any, done: Any, room: int
+        self,
+        problem: Any,
+        grid: Grid,
+        search: Any,
+        done: Any,
+        room: int,
+        clock: Deadline,
     ) -> tuple[Grid, dict[str, Any], np.ndarray, ChitaPath]:
         """The same by a criterion of the paths on all data."""
         wider: Grid | None = grid
         while wider is not None:
             grid = wider
-            along = partial(search, ks=grid.ks)
+            limit = clock.share(len(grid.ridges))
+            along = partial(search, ks=grid.ks, time_limit=limit)
             jobs = [delayed(_at_ridge)(problem, r, along) for r in grid.ridges]
             paths = done(jobs)
             fitted, loss = by_criterion(
@@ -739,7 +763,7 @@ class ChitaRegressorCV(ChitaRegressor):
                 room,
                 grid.constraints.labels,
             )
-            wider = grid.widened(loss)
+            wider = None if clock.over() else grid.widened(loss)
         path = paths[grid.ridges.index(fitted["ridge_"])]
         return grid, fitted, loss, path
 

@@ -167,6 +167,7 @@ def chita_path(
     n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-4,
+    time_limit: float | None = None,
     random_state: Any = None,
 ) -> ChitaPath:
     r"""Least squares with exactly k features, for many k.
@@ -245,6 +246,11 @@ def chita_path(
     tol : float, default=1e-4
         Relative precision at which to stop.
 
+    time_limit : float or None, default=None
+        Seconds for the path: each k may take an equal share of what is left, and what
+        is saved goes to those after it. A search that its time ends has the status
+        ``TIME_LIMIT``. None for no limit.
+
     random_state : int, RandomState instance or None, default=None
         Seed of the restarts, the same for every k.
 
@@ -311,6 +317,7 @@ def chita_path(
         "n_restarts": n_restarts,
         "max_iter": max_iter,
         "tol": tol,
+        "time_limit": time_limit,
         "random_state": random_state,
     }
     check_parameters(parameters, CONSTRAINTS, "chita_path")
@@ -362,6 +369,7 @@ def chita_path(
         n_restarts=int(n_restarts),
         max_iter=int(max_iter),
         tol=float(tol),
+        time_limit=time_limit,
         seed=resolved_seed(random_state),
     )
     warn_of(path.statuses, partial(at_k, path.ks), stacklevel=2)
@@ -390,7 +398,8 @@ def path_of(
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
-    `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, max_iter, tol.
+    `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, max_iter, tol,
+    time_limit.
     """
     solutions = solve_path(problem, ks, random_state=seed, **effort)
     return _as_path(problem, ks, solutions, ridge)

@@ -49,7 +49,7 @@ from ._validation import (
     resolved_seed,
     usable_starts,
 )
-from .core import LeastSquares, SeveralTargets, solve
+from .core import Deadline, LeastSquares, SeveralTargets, solve
 from .core.arrays import to_host
 
 __all__ = ["ChitaRegressor"]
@@ -171,6 +171,14 @@ class ChitaRegressor(
     tol : float, default=1e-4
         The relative gap between `objective_` and `lower_bound_` that is good enough:
         a search ends when it is reached.
+
+    time_limit : float or None, default=None
+        Seconds after which a search ends with what it has, at its next step: a descent,
+        a restart, a batch of nodes. `objective_`, `lower_bound_` and `gap_` are as
+        exact as ever, and there is no warning; `solver_history_` tells. Several targets
+        share the time. With many restarts (``n_restarts=10_000, time_limit=1``) it
+        alone decides; such answers depend on the speed of the machine. None for no
+        limit.
 
     warm_start : bool, default=False
         Whether to start from the coefficients of the previous fit. They are used where
@@ -331,6 +339,7 @@ class ChitaRegressor(
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
+        time_limit: float | None = None,
         warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
@@ -347,6 +356,7 @@ class ChitaRegressor(
         self.n_restarts = n_restarts
         self.max_iter = max_iter
         self.tol = tol
+        self.time_limit = time_limit
         self.warm_start = warm_start
         self.random_state = random_state
 
@@ -639,17 +649,23 @@ class ChitaRegressor(
             tol=float(self.tol),
             random_state=seed,
         )
+        clock = Deadline(self.time_limit)
         if constraints.jointly:
             joint = SeveralTargets(list(problems))
             together = None if starts[0] is None else joint.as_scaled(starts)
             on_step = progress.on_step(partial(outcome.joint_model, joint))
-            outcome.end_joint(joint, search(joint, start=together, on_step=on_step))
+            found = search(
+                joint, start=together, on_step=on_step, time_limit=clock.share(1)
+            )
+            outcome.end_joint(joint, found)
         else:
-            for problem, start in zip(problems, starts, strict=True):
+            for t, (problem, start) in enumerate(zip(problems, starts, strict=True)):
                 begin = None if start is None else problem.as_scaled(start)
                 progress.begin_target()
                 on_step = progress.on_step(partial(outcome.model, problem))
-                outcome.add(problem, search(problem, start=begin, on_step=on_step))
+                limit = clock.share(len(starts) - t)
+                found = search(problem, start=begin, on_step=on_step, time_limit=limit)
+                outcome.add(problem, found)
                 progress.end_target(outcome.model)
 
         statuses = [solution.status for solution in outcome.solutions]

@@ -94,6 +94,7 @@ def test_the_import_reader_resolves_relative_and_nested_imports(tmp_path, monkey
 # and files of its own room, and nothing else. The picture in docs/contributing.rst.
 FLOORS = [
     "arrays limits",
+    "deadline",
     "certificate doubled linalg",
     "patterns solution",
     "problem",

@@ -187,6 +187,9 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
     tol : float, default=1e-4
         The gap that is good enough.
 
+    time_limit : float or None, default=None
+        Seconds for the search on the client, once the rows are summed.
+
     warm_start : bool, default=False
         Whether to start from the coefficients of the previous fit.
 
@@ -255,6 +258,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
+        time_limit: float | None = None,
         warm_start: bool = False,
         random_state: Any = None,
         client: Any = None,
@@ -272,6 +276,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
             n_restarts=n_restarts,
             max_iter=max_iter,
             tol=tol,
+            time_limit=time_limit,
             warm_start=warm_start,
             random_state=random_state,
         )
@@ -368,6 +373,9 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
     tol : float, default=1e-4
         The gap that is good enough.
 
+    time_limit : float or None, default=None
+        Seconds for the search on the client, once the rows are summed.
+
     n_jobs : int or None, default=None
         Processes on the client to solve folds on.
 
@@ -432,6 +440,7 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
         n_restarts: int = 10,
         max_iter: int = 100,
         tol: float = 1e-4,
+        time_limit: float | None = None,
         n_jobs: int | None = None,
         random_state: Any = None,
         client: Any = None,
@@ -454,6 +463,7 @@ class DaskChitaRegressorCV(_OnDask, ChitaRegressorCV):
             n_restarts=n_restarts,
             max_iter=max_iter,
             tol=tol,
+            time_limit=time_limit,
             n_jobs=n_jobs,
             random_state=random_state,
         )

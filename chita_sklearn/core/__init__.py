@@ -1,5 +1,6 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
+from .deadline import Deadline
 from .improvers.targets import fit_support
 from .path import (
     degrees_of_freedom,
@@ -30,6 +31,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockLeastSquares",
     "Cardinality",
+    "Deadline",
     "Factored",
     "Groups",
     "Including",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, indices, mask_of, scatter, to_host
+from .deadline import Deadline
 from .improvers.swaps import swaps
 from .linalg import one_blas_thread
 from .patterns.matroids import Cardinality, Including, Pattern
@@ -43,6 +44,7 @@ def solve_path(
     n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-3,
+    time_limit: float | None = None,
     random_state: int | None = None,
 ) -> list[Solution]:
     """Minimise n F(w) over a pattern of each size k, by default ||w||_0 <= k.
@@ -66,6 +68,9 @@ def solve_path(
         As in `solve`; also the rounds up and down along k at most.
     tol : float, default=1e-3
         As in `solve`.
+    time_limit : float or None, default=None
+        Seconds for the whole path: each k has an equal share of what is left, and the
+        exchange along k ends with it.
     random_state : int or None, default=None
         Seed of the restarts, the same for every k.
 
@@ -91,7 +96,8 @@ def solve_path(
     patterns = [pattern_of(k) for k in ks]
     cost = sum(passes(problem, pattern) for pattern in patterns)
     with few_threads(problem):
-        path = _Path(problem.reduced(cost), ks, patterns, options)
+        clock = Deadline(time_limit)
+        path = _Path(problem.reduced(cost), ks, patterns, options, clock)
         path.exchange(max_iter)
         return path.implied()
 
@@ -232,8 +238,10 @@ class _Path:
         ks: Sequence[int],
         patterns: list[Pattern],
         options: dict[str, Any],
+        clock: Deadline,
     ) -> None:
         self._problem, self._ks, self._options = problem, ks, options
+        self._clock = clock
         self._patterns = patterns
         names = [choose(problem, pattern, options["solver"])[0] for pattern in patterns]
         signed = problem.signs is not None
@@ -253,7 +261,8 @@ class _Path:
             # time here, and their rounding could lead to another answer.
             problem = copy.copy(problem)
             problem.grams = []
-        return solve(problem, self._patterns[i], **self._options)
+        limit = self._clock.share(len(self._ks) - i)
+        return solve(problem, self._patterns[i], time_limit=limit, **self._options)
 
     def exchange(self, limit: int) -> None:
         """Go up and down along k until no neighbour helps any more."""
@@ -267,7 +276,7 @@ class _Path:
     def _help(self, i: int, j: int) -> bool:
         """Improve the i-th solution from the j-th, where that is new and does."""
         known, other = self._solutions[i], self._solutions[j]
-        if known.gap == 0 or self._tried.get((i, j)) is other:
+        if self._clock.over() or known.gap == 0 or self._tried.get((i, j)) is other:
             return False
         self._tried[i, j] = other
         enough = known.objective * (1 - BETTER)
@@ -278,7 +287,7 @@ class _Path:
             if not swapped.objective < enough:
                 return False
             start = swapped.coef
-        options = {**self._options, "n_restarts": 0}
+        options = {**self._options, "n_restarts": 0, "time_limit": self._clock.share(1)}
         if self._bounded_alone[i]:
             options["bounds"] = False  # the bound known holds for it as well
         found = solve(self._problem, self._patterns[i], start=start, **options)

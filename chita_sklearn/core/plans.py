@@ -14,6 +14,7 @@ import numpy as np
 
 from . import initial as starts
 from .arrays import Array, on_host
+from .deadline import Deadline
 from .improvers.admm import SPECTRUM_UP_TO, WORKING_SET_UP_TO, admm_start
 from .improvers.branch import branch
 from .improvers.dual import certify, costly, dual, rough_enough, with_bound
@@ -59,8 +60,6 @@ PROOF_STEPS = 30  # steps of dual ascent after swaps; half as many where each is
 # After ADMM, whose supports are large: a step refits all of it. More than 12 steps
 # took a quarter more time for gaps smaller by a twentieth (benchmarks/large_k.py).
 PROOF_STEPS_OF_MANY = 12
-
-OnStep = Callable[[Array], bool]
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ def _swap(
     max_iter: int,
     tol: float,
     rng: np.random.Generator,
-    on_step: OnStep | None,
+    on_step: Deadline,
     bounds: bool,
     at_optimum: bool = False,
     proof_steps: int | None = None,
@@ -304,13 +303,13 @@ def _admm(
     pattern: Pattern,
     solution: Solution | None,
     *,
-    on_step: OnStep | None,
+    on_step: Deadline,
     n_restarts: int,
     **options: Any,
 ) -> Solution:
     if problem.has_targets:
         return search_targets(problem, pattern, solution, on_step=on_step)
-    start = admm_start(problem, pattern, solution)
+    start = admm_start(problem, pattern, solution, stop=on_step.over)
     return _swap(
         problem,
         pattern,
@@ -333,7 +332,7 @@ def _groups(
     bounds: bool,
     n_restarts: int,
     rng: np.random.Generator,
-    on_step: OnStep | None,
+    on_step: Deadline,
 ) -> Solution:
     found = search_groups(
         problem,
@@ -386,7 +385,7 @@ def _targets(
     bounds: bool,
     n_restarts: int,
     rng: np.random.Generator,
-    on_step: OnStep | None,
+    on_step: Deadline,
 ) -> Solution:
     moments, k = problem.moments(), pattern.size
     support = None if solution is None else solution.support
@@ -397,10 +396,12 @@ def _targets(
         if found.status is Status.STOPPED:
             best = backsolve(problem, unsolved(problem, support))
             return replace(best, status=Status.STOPPED, history=history)
-    support, note = search_pooled(moments, k, support, n_restarts, rng)
+    support, note = search_pooled(
+        moments, k, support, n_restarts, rng, stop=on_step.over
+    )
     found = backsolve(problem, unsolved(problem, support))
     found = replace(found, history=(*history, note))
-    if on_step is not None and on_step(found.coef):
+    if on_step(found.coef):
         found = replace(found, status=Status.STOPPED)
     return _bounded(problem, pattern, found, max_iter, tol) if bounds else found
 
@@ -432,7 +433,7 @@ def _dual(
     *,
     max_iter: int,
     tol: float,
-    on_step: OnStep | None,
+    on_step: Deadline,
     **_: object,
 ) -> Solution:
     if solution is None:
@@ -460,7 +461,7 @@ def _iht(
     solution: Solution | None,
     *,
     max_iter: int,
-    on_step: OnStep | None,
+    on_step: Deadline,
     **_: object,
 ) -> Solution:
     if solution is None:
@@ -505,7 +506,7 @@ def _exact(
     *,
     max_iter: int,
     tol: float,
-    on_step: OnStep | None,
+    on_step: Deadline,
     **options: Any,
 ) -> Solution:
     options |= {"max_iter": max_iter, "tol": tol, "on_step": on_step, "bounds": True}

@@ -21,6 +21,7 @@ class Status(Enum):
         "objective and gap are exact."
     )
     STOPPED = "The caller asked to stop."
+    TIME_LIMIT = "The time limit was reached; the objective and the bound are exact."
     NOT_UNIQUE = (
         "The chosen columns are linearly dependent and ridge = 0, so many coefficient "
         "vectors fit equally well. The one returned has nearly the smallest norm "

@@ -10,10 +10,11 @@ import numpy as np
 
 from . import initial
 from .arrays import Array
+from .deadline import Deadline, OnStep
 from .improvers.targets import fit_support
 from .linalg import one_blas_thread
 from .patterns.matroids import Pattern
-from .plans import PLANS, SOLVERS, OnStep, choose, passes
+from .plans import PLANS, SOLVERS, choose, passes
 from .refit.backsolve import backsolve, unsolved
 from .refit.minimum import bounded, measured
 from .refit.nonnegative import signed_backsolve
@@ -33,6 +34,7 @@ def solve(
     n_restarts: int = 10,
     max_iter: int = 100,
     tol: float = 1e-3,
+    time_limit: float | None = None,
     random_state: int | np.random.Generator | None = None,
     on_step: OnStep | None = None,
     bounds: bool = True,
@@ -74,6 +76,10 @@ def solve(
         Outer iterations of each improver at most.
     tol : float, default=1e-3
         The relative gap, (objective - lower_bound) / objective, that is good enough.
+    time_limit : float or None, default=None
+        Seconds after which the search stops with what it has, at the next step of an
+        improver: a sweep, a restart, a batch of nodes. None for no limit. An answer
+        that the limit cut short depends on how fast the machine was.
     random_state : int, numpy.random.Generator or None, default=None
         Seed of the restarts; the same seed gives the same answer.
     on_step : callable or None, default=None
@@ -98,7 +104,7 @@ def solve(
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
-    part = problem
+    part, clock = problem, Deadline(time_limit, on_step)
     with few_threads(problem):
         if name not in ("all", "enumerate", "targets"):  # these read X once
             part = problem.reduced(passes(problem, pattern))
@@ -112,7 +118,7 @@ def solve(
             max_iter=max_iter,
             tol=tol,
             rng=np.random.default_rng(random_state),
-            on_step=on_step,
+            on_step=clock,
             bounds=bounds,
         )
     xp = problem.xp
@@ -124,10 +130,8 @@ def solve(
     coef = problem.rounded(coef)
     objective = measured(problem, coef)
     bound = bounded(problem, objective, solution.lower_bound)
-    status = solution.status
-    ended = (Status.CONVERGED, Status.WITHIN_TOL, Status.MAX_ITER)
-    if bound == objective and status in ended:
-        status = Status.OPTIMAL  # whatever ended the search
+    status = _status(solution.status, bound == objective, clock.passed)
+    late = [f"time limit of {time_limit:.3g} s reached"] if clock.passed else []
     return replace(
         solution,
         coef=coef,
@@ -135,8 +139,18 @@ def solve(
         lower_bound=bound,
         status=status,
         n_iter=max(solution.n_iter, 1),
-        history=(why, *solution.history),
+        history=(why, *solution.history, *late),
     )
+
+
+def _status(status: Status, optimal: bool, late: bool) -> Status:
+    """What a search ended with, in the light of its bound and of the clock."""
+    ended = (Status.CONVERGED, Status.WITHIN_TOL, Status.MAX_ITER)
+    if optimal and (late or status in ended):
+        return Status.OPTIMAL  # whatever ended the search
+    if late and status in (Status.CONVERGED, Status.MAX_ITER, Status.STOPPED):
+        return Status.TIME_LIMIT
+    return status
 
 
 def few_threads(problem: Any) -> AbstractContextManager[None]:

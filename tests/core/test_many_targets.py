@@ -1,6 +1,7 @@
 """Many targets on one Gram matrix: against every support, and one target at a time."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from chita_sklearn.core import (
     ManyTargets,
     NOfM,
     PerBlock,
+    Status,
     WithFloor,
     fit_support,
     solve,
@@ -210,3 +212,25 @@ def test_what_cannot_be_is_refused():
         BlockDiagonal([])
     with pytest.raises(ValueError, match="solver='iht' needs products with the rows"):
         solve(ManyTargets(G, C), Cardinality(2), solver="iht")
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_without_the_constant_no_answer_is_called_optimal_that_is_not(k):
+    # n F is negative then: nothing is known of it but what the dual bound says.
+    rng = np.random.default_rng(k)
+    A, B = rng.standard_normal((30, 5)), rng.standard_normal((2, 30))
+    G, C = A.T @ A, B @ A
+    known = 0.5 * np.sum(B**2)
+    bare, whole = ManyTargets(G, C, mu=0.5), ManyTargets(G, C, mu=0.5, constant=known)
+    wrong = ManyTargets(G, C, mu=0.5, constant=1e-3 * known)
+    best = math.inf
+    for S in itertools.combinations(range(10), k):
+        mask = np.isin(np.arange(10), S)
+        best = min(best, fit_support(whole, mask).objective)
+    for problem, shift in ((whole, 0.0), (bare, known), (wrong, 0.999 * known)):
+        rough = solve(problem, Cardinality(k), time_limit=1e-9)
+        for found in (rough, solve(problem, Cardinality(k))):
+            assert found.objective + shift >= best * (1 - 1e-12)
+            assert found.lower_bound + shift <= best * (1 + 1e-12)
+            if found.status is Status.OPTIMAL:
+                assert found.objective + shift == pytest.approx(best, rel=1e-9)

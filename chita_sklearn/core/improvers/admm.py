@@ -158,7 +158,11 @@ def admm(
 
 
 def admm_start(
-    problem: LeastSquares, pattern: Pattern, solution: Solution | None
+    problem: LeastSquares,
+    pattern: Pattern,
+    solution: Solution | None,
+    *,
+    stop: Callable[[], bool] | None = None,
 ) -> Solution:
     """Return the best of the supports that the schedules end at, refitted.
 
@@ -171,6 +175,8 @@ def admm_start(
         The allowed supports.
     solution : Solution or None
         Returned where it is better.
+    stop : callable or None, default=None
+        Asked after each step; True ends a schedule, and begins no other.
 
     Notes
     -----
@@ -195,10 +201,13 @@ def admm_start(
     block = Block(problem.correlation()[None, :], one, problem.mu, curvature, eigen)
     best, most = solution, -float("inf")
     supports = []
-    starts = [
-        to_host(indices(admm([block], pattern, problem.space, schedule)))
-        for schedule in SCHEDULES
-    ]
+    starts = list[np.ndarray]()
+    for schedule in SCHEDULES:
+        if starts and stop is not None and stop():
+            break
+        mask = admm([block], pattern, problem.space, schedule, stop=stop)
+        starts.append(to_host(indices(mask)))
+    tried = len(starts)
     if W is not None and pattern.size <= FORWARD_UP_TO:
         with one_blas_thread():
             starts.append(best_start(W))
@@ -216,7 +225,6 @@ def admm_start(
         if best is None or found.objective < best.objective:
             best = found
     assert best is not None
-    forward = len(starts) - len(SCHEDULES)
-    note = f"ADMM: {len(SCHEDULES)} schedules of penalties"
-    note += " and forward selection" if forward else ""
+    note = f"ADMM: {tried} schedules of penalties"
+    note += " and forward selection" if len(starts) > tried else ""
     return replace(best, history=(*best.history, note))

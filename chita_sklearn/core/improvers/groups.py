@@ -11,13 +11,14 @@ targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, to_host
+from ..deadline import OnStep, asked
 from ..initial import metric
 from ..linalg import one_blas_thread
 from ..patterns.groups import Groups
@@ -38,7 +39,7 @@ def search_groups(
     n_restarts: int,
     max_iter: int,
     rng: np.random.Generator,
-    on_step: Callable[[Array], bool] | None = None,
+    on_step: OnStep | None = None,
 ) -> Solution:
     """Bring a support of groups to where no exchange gains, and try to leave it.
 
@@ -79,7 +80,7 @@ def search_groups(
     support = int(np.sort(lengths)[::-1][: pattern.k].sum())
     room = min(p, max(base.side(), ROOM * support))
     moves = done = better = failed = rounds = 0
-    status = Status.MAX_ITER
+    status, stopped = Status.MAX_ITER, False
     while rounds < min(max_iter, ROUNDS):
         rounds += 1
         groups = _promising(problem, pattern, labels, w, U, room)
@@ -88,16 +89,19 @@ def search_groups(
         with one_blas_thread():
             local, value, n = search.improve(local, 20 * pattern.k + 100)
             moves += n
-            while failed < n_restarts and _loose(search, local):
+            while failed < n_restarts and not stopped and _loose(search, local):
                 done, failed = done + 1, failed + 1
                 start = _perturbed(search, local, rng)
                 other, its, _ = search.improve(start, 20 * pattern.k + 100)
                 if its > value * GAINED:
                     local, value, failed, better = other, its, 0, better + 1
+                stopped = asked(
+                    on_step, partial(_coef, problem, pattern, groups[local])
+                )
         U = groups[local]
         found = _refitted(problem, pattern, U)
         w = found.coef
-        if on_step is not None and on_step(w):
+        if stopped or (on_step is not None and on_step(w)):
             status = Status.STOPPED
             break
         if room == p or np.array_equal(U, before):
@@ -118,6 +122,10 @@ def _refitted(problem: Any, pattern: Groups, U: np.ndarray) -> Solution:
     mask = np.isin(pattern.labels, U)
     mask = problem.xp.asarray(mask, device=problem.device)
     return backsolve(problem, unsolved(problem, mask))
+
+
+def _coef(problem: Any, pattern: Groups, U: np.ndarray) -> Array:
+    return _refitted(problem, pattern, U).coef
 
 
 def _promising(

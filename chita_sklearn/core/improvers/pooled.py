@@ -7,6 +7,8 @@ some at random, lets a random other in, and goes on from there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..arrays import Array, to_host
@@ -23,6 +25,7 @@ def search_pooled(
     support: Array | None,
     n_restarts: int,
     rng: np.random.Generator,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[Array, str]:
     """Return the best support found, and what was done in words.
 
@@ -38,6 +41,8 @@ def search_pooled(
         Restarts in a row that fail before the search ends.
     rng : numpy.random.Generator
         Where the randomness comes from.
+    stop : callable or None, default=None
+        Asked before each restart; True makes none.
 
     Notes
     -----
@@ -78,7 +83,7 @@ def search_pooled(
 
     best, value = improved(mask)
     done = failed = better = 0
-    while failed < n_restarts:
+    while failed < n_restarts and not (stop is not None and stop()):
         done, failed = done + 1, failed + 1
         kept, inside = best.copy().reshape(-1), np.flatnonzero(best)
         outside = np.flatnonzero(~kept)

@@ -16,12 +16,12 @@ raised by the same steps, whose backsolves are with signs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from ..arrays import Array, cast_block, indices, mask_of, scatter, to_host, top_k_mask
+from ..deadline import OnStep, asked
 from ..initial import metric
 from ..linalg import one_blas_thread
 from ..patterns.matroids import Pattern
@@ -47,7 +47,7 @@ def search_signed(
     n_restarts: int,
     max_iter: int,
     rng: np.random.Generator,
-    on_step: Callable[[Array], bool] | None = None,
+    on_step: OnStep | None = None,
 ) -> Solution:
     """Bring a support to where no exchange gains, and try to leave it from there.
 
@@ -106,7 +106,7 @@ def search_signed(
                 other, its, _ = cone.improve(start, 20 * k + 100)
                 if its > value * GAINED:
                     local, value, failed, better = other, its, 0, better + 1
-                    stopped = _asked(problem, members[local], on_step)
+                stopped = _asked(problem, members[local], on_step)
             S = members[local]
         stopped = stopped or _asked(problem, S, on_step)
         if stopped:
@@ -139,10 +139,8 @@ def _members(
     return to_host(indices(top_k_mask(xp.where(inside | best, first, gain), room)))
 
 
-def _asked(
-    problem: LeastSquares, S: np.ndarray, on_step: Callable[[Array], bool] | None
-) -> bool:
-    return on_step is not None and bool(on_step(_refitted(problem, S).coef))
+def _asked(problem: LeastSquares, S: np.ndarray, on_step: OnStep | None) -> bool:
+    return asked(on_step, lambda: _refitted(problem, S).coef)
 
 
 def _refitted(problem: LeastSquares, S: np.ndarray) -> Solution:

@@ -22,6 +22,7 @@ from ..arrays import (
     to_host,
     top_k_mask,
 )
+from ..deadline import OnStep, asked
 from ..initial import metric
 from ..linalg import inverse, one_blas_thread
 from ..patterns.matroids import Pattern
@@ -58,7 +59,7 @@ def swaps(
     *,
     max_iter: int = 100,
     search: Search | None = None,
-    on_step: Callable[[Array], bool] | None = None,
+    on_step: OnStep | None = None,
 ) -> Solution:
     """Bring a support to where no single swap lowers n F, among all coordinates.
 
@@ -103,8 +104,7 @@ def swaps(
 
     def stop(S: np.ndarray) -> bool:
         nonlocal stopped
-        if on_step is not None and not stopped:
-            stopped = bool(on_step(_minimiser(problem, S).coef))
+        stopped = stopped or asked(on_step, lambda: _minimiser(problem, S).coef)
         return stopped
 
     n_swaps, rounds, status = 0, 0, Status.MAX_ITER

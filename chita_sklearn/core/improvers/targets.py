@@ -31,6 +31,7 @@ from ..arrays import Array, array_namespace, to_host
 from ..linalg import EPS, cholesky_solve, damped_cholesky, spectrum
 from ..patterns.matroids import Pattern
 from ..problem.many_targets import BlockDiagonal, ManyTargets
+from ..refit.minimum import bounded
 from ..search.exchange import TargetState, exchange
 from ..solution import Solution, Status
 from .admm import Block, Schedule, admm
@@ -144,7 +145,8 @@ def search_targets(
             break
     assert best is not None
     bound = bound_of(problem, pattern, best, FRANK_WOLFE if slow else 0)
-    best = replace(best, lower_bound=min(max(bound, 0.0), best.objective))
+    bound = bounded(problem, best.objective, bound, problem.floor)
+    best = replace(best, lower_bound=bound)
     text = "slow" if slow else "fast"
     note = f"ADMM ({text} penalties) and exchanges: best of {tried} supports"
     return replace(

@@ -98,6 +98,11 @@ class Quadratic(ABC):
     def at_zero(self) -> float:
         """n F(0)."""
 
+    @property
+    def floor(self) -> float:
+        """What n F is nowhere below: 0, for it is a sum of squares."""
+        return 0.0
+
     @abstractmethod
     def objective(self, w: Array) -> float:
         """n F(w)."""

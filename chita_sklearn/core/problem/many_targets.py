@@ -10,6 +10,7 @@ one budget may be spent over all targets. The rows of A are not needed, nor kept
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ class ManyTargets(Quadratic):
         g_i, positive; None is one each.
     constant : float, default=0.0
         n F(0): sum_i g_i (||b_i||^2 + mu ||w_bar_i||^2) / 2 makes objectives what they
-        are for the rows.
+        are for the rows, a sum of squares. 0 where that is not known: n F is then
+        negative at the solution, and a bound may be too.
 
     Raises
     ------
@@ -106,6 +108,11 @@ class ManyTargets(Quadratic):
         """n F(0)."""
         return self.constant
 
+    @property
+    def floor(self) -> float:
+        """What n F is nowhere below: 0 where its constant is known."""
+        return 0.0 if self.constant > 0 else -math.inf
+
     def objective(self, w: Array) -> float:
         """n F(w), from the Gram: off by rounding errors of the size of its terms."""
         xp = self.xp
@@ -148,6 +155,11 @@ class BlockDiagonal(Quadratic):
     def at_zero(self) -> float:
         """n F(0)."""
         return sum(layer.at_zero for layer in self.layers)
+
+    @property
+    def floor(self) -> float:
+        """What n F is nowhere below."""
+        return sum(layer.floor for layer in self.layers)
 
     def split(self, w: Array) -> list[Array]:
         """Cut a vector over the coordinates into those of each problem."""

@@ -81,9 +81,9 @@ class _Point(NamedTuple):
 
 def is_optimal(problem: Rows, objective: float, bound: float) -> bool:
     """Whether n F is as near its lower bound as rounding lets anyone see."""
-    if objective - bound <= EXACT * objective:
+    if objective - bound <= EXACT * abs(objective):
         return True
-    return objective <= PERFECT**2 * problem.at_zero
+    return abs(objective - problem.floor) <= PERFECT**2 * problem.at_zero
 
 
 def measured(problem: Rows, w: Array) -> float:
@@ -171,7 +171,12 @@ def bounded(problem: Rows, objective: float, *bounds: float) -> float:
     best = max((bound for bound in bounds if bound == bound), default=-math.inf)
     if is_optimal(problem, objective, best):
         return objective
-    return math.nan if best == -math.inf else min(max(best, 0.0), objective)
+    if best == -math.inf:
+        return math.nan
+    # (An objective below the floor says that the constant of its problem is wrong.)
+    return (
+        min(max(best, problem.floor), objective) if objective > problem.floor else best
+    )
 
 
 def unique(problem: Rows, support: Array) -> bool:
