@@ -402,6 +402,29 @@ def _pruning():
         )
         pruner.load_state_dict({"count": 3})
 
+    def sharded():
+        found = parameter(torch.ones(3))
+        found.full_tensor = found.clone  # as a DTensor has it
+        return found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        codes = torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)
+        csr = torch.eye(3).to_sparse_csr()
+    eighths = torch.ones(3, 3).to(torch.float8_e4m3fn)
+    holds_codes = nn.Module()
+    holds_codes.register_buffer("qweight", torch.ones(3, dtype=torch.int8))
+
+    class Experts(nn.Module):
+        """Two, the second of which no sample reaches."""
+
+        def __init__(self):
+            super().__init__()
+            self.gate, self.up = nn.Linear(8, 2), parameter(torch.randn(2, 8, 2))
+
+        def forward(self, x):
+            return self.gate(x)[:, :1] + x @ self.up[0]
+
     def without_torch():
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "torch", None)
@@ -493,6 +516,13 @@ def _pruning():
         lambda: keep_pruned(model, optimizer(net())),
         lambda: run(torch.jit.script(net())),
         lambda: run(loss=lambda model, batch: loss(model, batch).detach()),
+        lambda: run(loss=lambda _, batch: loss(model, batch)),
+        lambda: run(Extra(sharded()), include="extra"),
+        lambda: run(Extra(parameter(codes)), include="extra"),
+        lambda: run(holds_codes),
+        lambda: run(Extra(parameter(csr)), include="extra"),
+        lambda: run(Extra(parameter(eighths)), include="extra"),
+        lambda: run(Experts()),
         overlapping,
         lambda: run(loss=greedy),
         lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),

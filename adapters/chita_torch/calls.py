@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .layout import Slot, memory
+from .kinds import memory
+from .layout import Slot
 
 MODULO = 2**31 - 1
 

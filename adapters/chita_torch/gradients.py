@@ -23,7 +23,8 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batches import Tree, map_tensors, same_form, tensors_of
-from .layout import Layout, join, memory
+from .kinds import join, memory
+from .layout import Layout
 from .memory import available_bytes
 
 LossFunction = Callable[[nn.Module, Tree], Tensor]

@@ -17,7 +17,8 @@ from .checks import check_count, check_seed, check_share
 from .distributed import check_alone, check_whole
 from .gradients import LossFunction
 from .interrupts import Transaction, whole
-from .layout import Layout, Selector, bare, bare_name, select
+from .kinds import bare, bare_name
+from .layout import Layout, Selector, select
 from .prune import prune
 from .report import PruningReport
 from .state import AllOrNothing
@@ -213,7 +214,8 @@ def keep_pruned(
     _optimizers(model, optimizer)
     if masks is None:
         parameters = dict(model.named_parameters())
-        masks = {n: parameters[n] != 0 for n in select(model, include, exclude)}
+        names = select(model, include, exclude, frozen=True)  # they may train later
+        masks = {name: parameters[name] != 0 for name in names}
     with Transaction() as change:
         return KeptPruned(model, optimizer, masks, change)
 

@@ -20,19 +20,29 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .kinds import (
+    adapters_of,
+    experts_of,
+    frozen_among,
+    join,
+    memory,
+    quantised_modules,
+    refuse,
+)
+
 Selector: TypeAlias = str | type | Callable[[str, Tensor], bool]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True, eq=False)  # tensors are not compared by ==
 class Slot:
     """One parameter and its stretch ``start:stop`` of the flat vector.
 
-    ``sum_axis`` is the parameter's axis that the forward pass sums over.
+    ``sum_axis`` is the parameter's axis that the forward pass sums over. Where it holds
+    weights of experts, in equal stretches one after the other, ``experts`` names them.
     """
 
     name: str
@@ -40,6 +50,7 @@ class Slot:
     start: int
     stop: int
     sum_axis: int
+    experts: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -54,8 +65,8 @@ class Slot:
         position, for a transposed convolution).
         """
         shape = self.parameter.shape
-        if self.sum_axis == 0:
-            return shape[0]
+        if self.sum_axis == 0 or len(self.experts) > 1:
+            return shape[self.sum_axis]
         return self.size // shape[0] if len(shape) > 1 else self.size
 
     def flatten(self, tensor: Tensor) -> Tensor:
@@ -106,13 +117,15 @@ class Layout:
                 "vector. Prune the weights of one device at a time, with exclude=."
             )
             raise ValueError(msg)
-        axes = _sum_axes(model)
+        experts = experts_of(model)
+        axes = _sum_axes(model) | experts.axes
         slots, start = [], 0
         for name in names:
             parameter = parameters[name]
             stop = start + parameter.numel()
             axis = axes[name] % parameter.ndim  # from the front: axes may be added
-            slots.append(Slot(name, parameter, start, stop, axis))
+            of = experts.of.get(name, ())
+            slots.append(Slot(name, parameter, start, stop, axis, of))
             start = stop
         return cls(slots)
 
@@ -218,42 +231,6 @@ class Layout:
         return {s.name: s.unflatten(flat[s.start : s.stop]) for s in self.slots}
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(model, _WRAPPERS):
-            model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
-            model = inner
-        else:
-            return model
-
-
-def bare_name(name: str, parameters: Mapping[str, Tensor]) -> str:
-    """The name among a bare model's parameters of what a wrapper calls `name`."""
-    while name not in parameters:
-        for prefix in ("module.", "_orig_mod."):
-            if name.startswith(prefix):
-                name = name.removeprefix(prefix)
-                break
-        else:
-            return name
-    return name
-
-
-def memory(tensor: Tensor) -> tuple[object, ...]:
-    """What tells tensors apart that stand for the same numbers in memory.
-
-    Weights may be tied by assigning ``.data`` as well as by being one Parameter.
-    """
-    if isinstance(tensor, nn.parameter.UninitializedParameter):
-        return (id(tensor),)
-    if type(tensor.detach()) is not Tensor or tensor.is_meta or tensor.numel() == 0:
-        return (id(tensor),)  # of a kind that has no memory of its own
-    where = tensor.untyped_storage().data_ptr()
-    return where, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
-
-
 def _check_overlaps(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Refuse weights that share some numbers of others, but not all."""
     spans: dict[object, list[tuple[int, int, str]]] = {}
@@ -281,6 +258,9 @@ def select(
     model: nn.Module,
     include: Selector | Iterable[Selector] | None = None,
     exclude: Selector | Iterable[Selector] | None = None,
+    *,
+    among: Iterable[str] | None = None,
+    frozen: bool = False,
 ) -> list[str]:
     """Names of the parameters to prune, each tensor once.
 
@@ -293,6 +273,10 @@ def select(
         ``(name, parameter) -> bool``. A name is tried on the modules first, and
         stands for the default weights inside (or for the module's own
         ``weight`` where there are none); then on the parameters.
+    among : iterable of str, optional
+        The weights that modules stand for, instead of the default.
+    frozen : bool, default=False
+        Whether weights that do not train are among the default beside some that do.
 
     Returns
     -------
@@ -307,7 +291,12 @@ def select(
         If a selector is none of the three kinds, or a chosen parameter is not
         a floating-point tensor.
     """
-    default = _default_names(model)
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    if among is None:
+        default = _default_names(model, frozen=frozen)
+    else:
+        meant = {memory(tensors[name]) for name in among}
+        default = {name for name, tensor in tensors.items() if memory(tensor) in meant}
     chosen = set(default)
     if include is not None:
         chosen = set().union(*(_matches(model, s, default) for s in _listed(include)))
@@ -315,7 +304,6 @@ def select(
     if include is None:
         _warn_if_computed(model, excluded)
     # By tensor, not by name: one that is tied has several.
-    tensors = dict(model.named_parameters(remove_duplicate=False))
     wanted = {memory(tensors[name]) for name in chosen}
     wanted -= {memory(tensors[name]) for name in excluded}
     once: dict[tuple[object, ...], str] = {}
@@ -323,14 +311,22 @@ def select(
         if memory(tensor) in wanted:
             once.setdefault(memory(tensor), name)
     names = list(once.values())
+    if not names and (quantised := quantised_modules(model)):
+        msg = (
+            f"the weights of {quantised} are quantised: codes, which cannot be pruned. "
+            "Prune the model first, and quantise it afterwards."
+        )
+        raise TypeError(msg)
     if not names:
         msg = (
             "no prunable layer: the model has no weight of a Linear, Conv or "
-            "attention projection that include and exclude leave. "
-            "Name the parameters to prune with include=."
+            "attention projection that include and exclude leave, but for frozen "
+            "weights, adapters and routers of experts. Name the parameters to prune "
+            "with include=."
         )
         raise ValueError(msg)
-    _check_parameters(model, names)
+    for name in names:
+        refuse(name, tensors[name])
     _check_overlaps(tensors, names)
     return names
 
@@ -362,33 +358,6 @@ def _listed(selectors: Selector | Iterable[Selector] | None) -> list[Selector]:
     return list(selectors)
 
 
-def _check_parameters(model: nn.Module, names: Iterable[str]) -> None:
-    parameters = dict(model.named_parameters())
-    for name in names:
-        parameter = parameters[name]
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            msg = f"parameter {name!r} is not initialised: run one batch first."
-            raise ValueError(msg)
-        if parameter.is_meta or parameter.is_inference():
-            where = "on the meta device" if parameter.is_meta else "an inference tensor"
-            msg = (
-                f"parameter {name!r} is {where}: it cannot be written to. Load the "
-                "model's weights outside torch.inference_mode, on a real device."
-            )
-            raise ValueError(msg)
-        if not parameter.dtype.is_floating_point:
-            msg = (
-                f"parameter {name!r} has type {parameter.dtype}; only floating-point "
-                "weights can be pruned. Leave it out with exclude=."
-            )
-            raise TypeError(msg)
-        if parameter.numel() == 0 or parameter.ndim == 0:
-            msg = (
-                f"parameter {name!r} has no axis to prune; leave it out with exclude=."
-            )
-            raise ValueError(msg)
-
-
 def _own_default_weights(module: nn.Module) -> list[str]:
     """Direct parameters of ``module`` that are pruned by default."""
     own = module._parameters
@@ -413,15 +382,63 @@ def _stores_transposed(module: nn.Module) -> bool:
     )
 
 
-def _default_names(model: nn.Module) -> set[str]:
+def _default_names(model: nn.Module, *, frozen: bool = False) -> set[str]:
     """Every name of a default weight; tensors shared with a lookup are left out."""
+    default, left = _kinds(model)
+    return default | (left["frozen"] if frozen else set())
+
+
+def _kinds(model: nn.Module) -> tuple[set[str], dict[str, set[str]]]:
+    """Every name of a default weight, and of those left out, by what they are."""
     lookups = {memory(m.weight) for m in model.modules() if isinstance(m, _LOOKUPS)}
-    return {
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    experts, adapters = experts_of(model), adapters_of(model)
+    weights = experts.axes.keys() | {
         join(prefix, own)
         for prefix, module in model.named_modules(remove_duplicate=False)
         for own in _own_default_weights(module)
-        if memory(module._parameters[own]) not in lookups
     }
+    weights = {name for name in weights if memory(parameters[name]) not in lookups}
+    left = {"adapters": weights & adapters, "routers": weights & experts.routers}
+    weights -= adapters | experts.routers
+    left["frozen"] = frozen_among(parameters, weights, adapters)
+    return weights - left["frozen"], left
+
+
+def left_out(
+    model: nn.Module,
+    include: Selector | Iterable[Selector] | None = None,
+    exclude: Selector | Iterable[Selector] | None = None,
+) -> tuple[str, ...]:
+    """Say which weights are no default for what they are, and what is for lack of it.
+
+    Nothing where ``include`` says what to prune.
+    """
+    if include is not None:
+        return ()
+    excluded = set().union(*(_matches(model, s, None) for s in _listed(exclude)))
+    default, left = _kinds(model)
+    own = {name for name, _ in model.named_parameters()}
+    notes = []
+    for kind, what in _LEFT_OUT.items():
+        if names := sorted((left[kind] & own) - excluded):
+            notes.append(f"Left out, as {what}: {names}. To prune them: include=.")
+    train = [p.requires_grad for n, p in model.named_parameters() if n in default]
+    if not any(train):
+        notes.append(
+            "All weights that could be pruned are frozen (requires_grad is False); "
+            "all were pruned."
+        )
+    if quantised := quantised_modules(model):
+        notes.append(f"Left out, as they are quantised: {quantised}.")
+    return tuple(notes)
+
+
+_LEFT_OUT = {
+    "adapters": "they are parts of adapters",
+    "routers": "they choose among experts",
+    "frozen": "they are frozen and others train",
+}
 
 
 def _matches(
@@ -471,11 +488,6 @@ def _weights_inside(
     if default is None:
         return inside
     return (inside & default) or own
-
-
-def join(prefix: str, name: str) -> str:
-    """Return the dotted name of what a module, itself of a name, calls so."""
-    return f"{prefix}.{name}" if prefix else name
 
 
 def _sum_axes(model: nn.Module) -> dict[str, int]:

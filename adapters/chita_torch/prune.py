@@ -26,7 +26,8 @@ from .checks import (
 )
 from .distributed import check_alone, check_whole
 from .gradients import LossFunction, matrix_bytes
-from .layout import Layout, Selector, bare
+from .kinds import bare
+from .layout import Layout, Selector, left_out
 from .objective import (
     OBJECTIVES,
     ByGradients,
@@ -154,8 +155,10 @@ def prune(
         What to prune and what not: names with wildcards, module types, or callables
         ``(name, parameter) -> bool``. A name is tried on modules first, and stands for
         the default weights inside; then on parameters. Default: the weights of linear
-        and convolution layers, and attention projections; never biases, norms,
-        embeddings (and weights tied to them) unless included.
+        and convolution layers, attention projections and experts; never biases, norms,
+        embeddings (and weights tied to them), routers of experts, adapters such as
+        LoRA's, or weights that are frozen beside others that train, unless included.
+        The report names the last three.
     min_density : float, default=0.0
         Share of each layer that is kept whatever the global budget says.
     stages : int, default=1
@@ -393,7 +396,7 @@ def prune(
             loss_before=loss_before,
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,
-            notes=(*notes, *method.notes),
+            notes=(*left_out(model, include, exclude), *notes, *method.notes),
         )
 
 

@@ -39,10 +39,11 @@ from chita_sklearn.core import (
 from .batches import Tree, n_samples
 from .calls import Call, Part
 from .gradients import LossFunction, gradient_matrix
+from .idle import reserve
 from .layout import Layout, Slot
 from .lockstep import Lockstep
 from .report import Stage, Trial
-from .stage import Setting, descend, warn_of_unused
+from .stage import Setting, descend, without_gradient
 from .state import mean_loss
 from .statistics import Moments, collect, gram, place, rows_of
 
@@ -113,6 +114,7 @@ class Reconstruction:
     dense: Tensor = field(init=False)
     notes: list[str] = field(default_factory=list, init=False)
     _last: float = field(default=DAMPING, init=False)
+    _idle: list[slice] = field(default_factory=list, init=False)  # experts
 
     def __post_init__(self) -> None:
         self.n = sum(n_samples(batch) for batch in self.batches)
@@ -142,16 +144,17 @@ class Reconstruction:
         """
         setting, layout, start = self.setting, self.layout, perf_counter()
         present = layout.gather()
-        if not setting.regrow:
-            pattern = Within(pattern, present != 0)
         moments = collect(
             setting.model, self.differentiate, self.batches, layout, self.n
         )
-        if torch.equal(present, self.dense):
-            zero = {its.part.name for its in moments.values() if not its.g.any()}
-            setting.used.update({part.name for part in moments} - zero)
-            warn_of_unused(sorted(zero))
         fisher = self._fisher(unseen(layout, moments))
+        if torch.equal(present, self.dense):
+            # (What is cut off by what was pruned is no news.)
+            live = _live(layout, moments, fisher)
+            self._idle = without_gradient(setting, layout, live, lambda: self.batches)
+        pattern = reserve(pattern, self._idle, len(layout))
+        if not setting.regrow:
+            pattern = Within(pattern, present != 0)
         seconds = perf_counter() - start
         first = self._last if self.damping is None else self.damping
         budget = solve(
@@ -253,11 +256,12 @@ class Reconstruction:
     ) -> BlockDiagonal:
         """The budget's problem, in the order of the layout."""
         device = self.setting.device
+        faint = _faint(moments, fisher)
         problems: list[ManyTargets] = []
         for slot in self.layout.slots:
             flat = present[slot.start : slot.stop].to(device, torch.float64)
             if slot.name in fisher:  # a diagonal: one input, as many outputs as weights
-                weights = _above_zero(fisher[slot.name].to(device))
+                weights = _above_zero(fisher[slot.name].to(device), faint)
                 one = flat.new_ones((1, 1))
                 problems.append(ManyTargets.around(one, flat[:, None], weights=weights))
                 continue
@@ -267,7 +271,8 @@ class Reconstruction:
                 mu = damping * mean_diagonal(H)
                 C = W @ H + mu * W
                 constant = 0.5 * (C * W).sum(dim=2)
-                problems += targets(part, H, C, mu, its.g.to(device), constant)
+                g = _above_zero(its.g.to(device), faint)
+                problems += targets(part, H, C, mu, g, constant)
         return BlockDiagonal(problems)
 
     def layers(
@@ -340,6 +345,8 @@ class Reconstruction:
             H, cross = H + gram(X).to(device), cross + gram(X, Y0).to(device)
             energy = energy + Y0.double().square().sum().to(device)
             n += X.shape[1]
+        if n == 0:  # a way that the pruned network no longer takes
+            return self._moments(its, [], W0)
         return H / n, cross / n, energy / n
 
 
@@ -431,10 +438,33 @@ def mean_diagonal(H: Tensor) -> float:
     return float(H.diagonal(dim1=-2, dim2=-1).mean())
 
 
-def _above_zero(g: Tensor) -> Tensor:
-    """Outputs that the loss does not depend on count next to nothing, but not zero."""
+def _above_zero(g: Tensor, least: float = 1.0) -> Tensor:
+    """Outputs that the loss does not depend on count next to nothing, but not zero.
+
+    Where it depends on none of them, each counts ``least``.
+    """
     mean = float(g.mean())
-    return g.clamp_min(FAINT * mean) if mean > 0 else torch.ones_like(g)
+    return g.clamp_min(FAINT * mean) if mean > 0 else torch.full_like(g, least)
+
+
+def _faint(moments: Mapping[Part, Moments], fisher: Mapping[str, Tensor]) -> float:
+    """What counts next to nothing beside all layers that the loss depends on."""
+    means = [float(its.g.mean()) for its in moments.values()]
+    means += [float(squares.mean()) for squares in fisher.values()]
+    return FAINT * min((mean for mean in means if mean > 0), default=1.0)
+
+
+def _live(
+    layout: Layout, moments: Mapping[Part, Moments], fisher: Mapping[str, Tensor]
+) -> Tensor:
+    """Which weights, ``(p,)``, the loss depends on, as far as its gradients say."""
+    live = torch.zeros(len(layout), dtype=torch.bool, device=layout.device)
+    for part, its in moments.items():
+        live[place(layout, part)] = bool(its.g.any())
+    for name, squares in fisher.items():
+        slot = layout.slot(name)
+        live[slot.start : slot.stop] = (squares > 0).to(live.device)
+    return live
 
 
 def _parts_of(slot: Slot, moments: Mapping[Part, Moments]) -> list[Part]:

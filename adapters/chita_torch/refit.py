@@ -14,7 +14,8 @@ from .batches import Batches, Tree
 from .checks import check_count, check_device, check_model, check_ridge, check_seed
 from .distributed import check_alone, check_whole
 from .gradients import LossFunction
-from .layout import Layout, Selector, bare
+from .kinds import bare
+from .layout import Layout, Selector
 from .predictions import Predictions
 from .reconstruction import Reconstruction
 from .stage import Setting

@@ -13,8 +13,7 @@ along the step is decided by the true loss on the calibration batches.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +27,14 @@ from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
 
 from .batches import Batches
 from .gradients import LossFunction, gradient_matrix, matrix_bytes
+from .idle import (
+    TRIED,
+    check_reached,
+    idle_experts,
+    reserve,
+    warn_of_idle,
+    warn_of_unused,
+)
 from .layout import Layout
 from .report import Stage, Trial
 from .state import mean_loss
@@ -198,9 +205,8 @@ def run_stage(
     w_bar = layout.gather().to(A)
     curvature = squared_norms(A)
     live = curvature > 0
-    unused = [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
-    setting.used.update(set(layout.names) - set(unused))
-    warn_of_unused(unused)
+    idle = without_gradient(setting, layout, live, partial(data.sample, TRIED * B))
+    pattern = reserve(pattern, idle, len(layout))
     if not setting.regrow:
         # A pruned weight stays so: with no gradient it has nothing to return for.
         live &= w_bar != 0
@@ -281,6 +287,39 @@ def run_stage(
     return stage, mask
 
 
+def without_gradient(
+    setting: Setting,
+    layout: Layout,
+    live: Tensor,
+    batches: Callable[[], Iterable[Any]],
+) -> list[slice]:
+    """Say which layers have no gradient, and refuse those that should have one.
+
+    Parameters
+    ----------
+    setting : Setting
+        Its ``used`` is updated.
+    layout : Layout
+    live : Tensor of bool, shape (p,)
+        The weights that have a gradient.
+    batches : callable
+        Gives batches to try the loss on.
+
+    Returns
+    -------
+    list of slice
+        Where the weights of idle experts are.
+    """
+    dead = [s.name for s in layout.slots if not bool(live[s.start : s.stop].any())]
+    setting.used.update(set(layout.names) - set(dead))
+    if dead:
+        check_reached(setting.model, setting.loss_fn, layout, dead, batches())
+    idle = idle_experts(layout, live)
+    warn_of_idle(idle)
+    warn_of_unused([n for n in dead if not idle.keys() & {*layout.slot(n).experts}])
+    return [part for parts in idle.values() for part in parts]
+
+
 def squared_norms(A: Tensor) -> Tensor:
     """h_j = ||a_j||^2, shape (p,)."""
     return torch.linalg.vector_norm(A, dim=0) ** 2
@@ -352,13 +391,3 @@ def _as_mask(pattern: Any, score: Tensor) -> Tensor:
 def _predicted_change(shift: Tensor, first_order: bool, B: int) -> float:
     square = float(shift.double().square().mean())
     return 0.5 * (square - (1 / B if first_order else 0.0))
-
-
-def warn_of_unused(names: Sequence[str]) -> None:
-    """Warn of layers that the loss does not depend on, if there are any."""
-    if names:
-        msg = (
-            f"the loss does not depend on {names}: every gradient is zero, so these "
-            "weights are pruned first. Exclude them if they are used elsewhere."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=5)

@@ -104,6 +104,8 @@ def check_memory(layout: Layout, device: torch.device) -> int:
 
 
 def _n_rows(slot: Slot) -> int:
+    if len(slot.experts) > 1:
+        return slot.size // slot.row_length
     return slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
 
 
@@ -159,7 +161,7 @@ def collect(
             loss = checked_loss(loss_fn(model, batch))
         outputs = [output for _, output in recorder.seen]
         gradients: Sequence[Tensor | None] = [None] * len(outputs)
-        if loss.requires_grad:
+        if loss.requires_grad and outputs:
             gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
         counts = Counter(call.part for call, _ in recorder.seen)
         for (call, _), gradient in zip(recorder.seen, gradients, strict=True):
@@ -176,6 +178,8 @@ def collect(
             its.calls = max(its.calls, counts[part])
             if gradient is not None:  # of the mean loss: 1 / size of a sample's
                 its.g += size**2 / n * call.outputs(gradient)
+    # A layer that was called with no rows (an idle expert) was not called.
+    found = {part: its for part, its in found.items() if its.n_rows}
     for its in found.values():
         its.H /= its.n_rows
     return found

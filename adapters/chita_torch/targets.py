@@ -263,7 +263,8 @@ def _named_target(
     sparsity_of: dict[str, float] = {}
     for pattern, value in scope.items():
         share = check_share(f"scope[{pattern!r}]", value)
-        matched = set(select(model, include=pattern)) & set(layout.names)
+        matched = set(select(model, include=pattern, among=layout.names))
+        matched &= set(layout.names)
         if not matched:
             msg = (
                 f"scope[{pattern!r}] names no layer that is to be pruned; those are "
