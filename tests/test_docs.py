@@ -402,11 +402,6 @@ def _pruning():
         )
         pruner.load_state_dict({"count": 3})
 
-    def sharded():
-        found = parameter(torch.ones(3))
-        found.full_tensor = found.clone  # as a DTensor has it
-        return found
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         codes = torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)
@@ -517,7 +512,6 @@ def _pruning():
         lambda: run(torch.jit.script(net())),
         lambda: run(loss=lambda model, batch: loss(model, batch).detach()),
         lambda: run(loss=lambda _, batch: loss(model, batch)),
-        lambda: run(Extra(sharded()), include="extra"),
         lambda: run(Extra(parameter(codes)), include="extra"),
         lambda: run(holds_codes),
         lambda: run(Extra(parameter(csr)), include="extra"),

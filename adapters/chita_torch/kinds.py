@@ -76,16 +76,6 @@ def refuse(name: str, parameter: Tensor) -> None:
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         msg = f"parameter {name!r} is not initialised: run one batch first."
         raise ValueError(msg)
-    if hasattr(parameter, "full_tensor"):
-        msg = (
-            f"parameter {name!r} is sharded (a {type(parameter.data).__name__}): this "
-            "process holds a part of it, and the solve needs all. Gather the weights "
-            "in a model that is not sharded "
-            "(torch.distributed.checkpoint.state_dict.get_model_state_dict with "
-            "full_state_dict=True), prune that one on one rank, and load the result "
-            "into the sharded model (set_model_state_dict)."
-        )
-        raise TypeError(msg)
     if parameter.is_meta or parameter.is_inference():
         where = "on the meta device" if parameter.is_meta else "an inference tensor"
         msg = (
