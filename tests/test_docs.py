@@ -487,6 +487,8 @@ def _pruning():
         lambda: run(data=batches[:1]),
         lambda: run(data=["text"]),
         lambda: run(data=[(torch.ones(8, 8), torch.ones(7))] * 3),
+        lambda: run(split="samples"),
+        lambda: run(split=lambda batch: batch),
         lambda: run(loss=lambda model, batch: model(batch).sum().item()),
         lambda: run(
             data=[*batches[:-1], batches[0] * float("nan")],

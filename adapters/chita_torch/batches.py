@@ -1,7 +1,9 @@
 """The user's batches: replayed pass after pass, cut into micro-batches, held back.
 
 A batch is a tree (nested mappings, tuples, lists) whose tensors share their first
-axis: the samples. ``B`` is the number of samples in a micro-batch.
+axis: the samples. Of any other batch the user says how it is cut (``split``); it
+becomes the list of its samples (`Pieces`). ``B`` is the number of samples in a
+micro-batch.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +28,29 @@ from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 from .interrupts import whole
 
 Tree: TypeAlias = Any  # a tensor, or mappings, tuples and lists of trees
+Split: TypeAlias = Callable[[Tree], Iterable[Tree]] | Literal["batch"]
+
+
+class Pieces(list[Tree]):
+    """A batch as a list of its samples, each a batch that the loss takes."""
+
+
+def split_into(batch: Tree, split: Split) -> Pieces:
+    """Cut a batch into its samples; "batch" makes it a single one."""
+    if isinstance(split, str):
+        return Pieces([batch])
+    pieces = split(batch)
+    if not isinstance(pieces, Iterable) or isinstance(pieces, Mapping | Tensor):
+        found = type(pieces).__name__
+    elif not (cut := Pieces(pieces)):
+        found = "none"
+    else:
+        return cut
+    msg = (
+        "split(batch) must return a list of samples, each a batch that loss_fn takes; "
+        f"got {found}."
+    )
+    raise TypeError(msg)
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
@@ -80,6 +105,8 @@ def same_form(one: Tree, other: Tree) -> bool:
 
 def n_samples(batch: Tree) -> int:
     """Return the length of the first axis, common to all tensors of a batch."""
+    if isinstance(batch, Pieces):
+        return len(batch)
     found = tensors_of(batch)
     if not found:
         msg = (
@@ -92,7 +119,8 @@ def n_samples(batch: Tree) -> int:
         shapes = [tuple(t.shape) for t in found]
         msg = (
             "all tensors of a batch must share their first axis, the samples; got "
-            f"shapes {shapes}. Put what is not per sample into loss_fn."
+            f"shapes {shapes}. Put what is not per sample into loss_fn, or say with "
+            "split= how a batch is cut into samples."
         )
         raise ValueError(msg)
     return lengths.pop()
@@ -119,6 +147,8 @@ class Batches:
         Where batches are moved to.
     generator : torch.Generator
         Decides which batches and micro-batches are drawn.
+    split : callable or "batch", optional
+        See `split_into`; every batch given is then a `Pieces`.
 
     Attributes
     ----------
@@ -142,6 +172,7 @@ class Batches:
         calibration: float,
         device: torch.device,
         generator: torch.Generator,
+        split: Split | None = None,
     ) -> None:
         once = not isinstance(source, Iterable) or isinstance(source, Iterator)
         if once or isinstance(source, Tensor):
@@ -152,6 +183,7 @@ class Batches:
             )
             raise TypeError(msg)
         self._source, self._device, self._generator = source, device, generator
+        self._split = split
         self._seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
         self.samples_per_gradient = samples_per_gradient
         self._marks: list[tuple[int, float]] = []
@@ -190,7 +222,7 @@ class Batches:
             strict=True,
         ):
             for i in mine.nonzero().flatten().tolist():
-                yield map_tensors(_rows(i * size, (i + 1) * size), batch)
+                yield _samples(batch, i * size, (i + 1) * size)
 
     def remaining(self) -> Generator[Tree, None, None]:
         """Yield the whole batches that are not held back.
@@ -203,7 +235,10 @@ class Batches:
         return (b for i, b in self._checked_pass() if i in several)
 
     def sample(self, n: int) -> list[Tree]:
-        """Batches that are not held back, drawn at random, ``n`` samples at most."""
+        """Batches that are not held back, drawn at random, ``n`` samples at most.
+
+        Of batches that were split, each sample by itself.
+        """
         left = [i for i in range(len(self._marks)) if i not in self._held]
         order = torch.randperm(len(left), generator=self._generator, device="cpu")
         taken: dict[int, int] = {}
@@ -212,11 +247,14 @@ class Batches:
             n -= taken[i]
             if n == 0:
                 break
-        return [
-            map_tensors(_rows(0, taken[i]), batch)
+        drawn = [
+            _samples(batch, 0, taken[i])
             for i, batch in self._checked_pass()
             if i in taken
         ]
+        if self._split is None:
+            return drawn
+        return [Pieces([piece]) for pieces in drawn for piece in pieces]
 
     def _hold_back(self, share: float) -> set[int]:
         n = len(self._marks)
@@ -240,7 +278,8 @@ class Batches:
         batches = random.during(lambda: iter(self._source))
         end = object()
         while (batch := random.during(lambda: next(batches, end))) is not end:
-            yield map_tensors(lambda t: t.to(self._device), batch)
+            there = map_tensors(lambda t: t.to(self._device), batch)
+            yield there if self._split is None else split_into(there, self._split)
 
     def _checked_pass(self) -> Iterator[tuple[int, Tree]]:
         count = 0
@@ -259,8 +298,10 @@ class Batches:
         raise ValueError(msg)
 
 
-def _rows(start: int, stop: int) -> Callable[[Tensor], Tensor]:
-    return lambda tensor: tensor[start:stop]
+def _samples(batch: Tree, start: int, stop: int) -> Tree:
+    if isinstance(batch, Pieces):
+        return Pieces(batch[start:stop])
+    return map_tensors(lambda tensor: tensor[start:stop], batch)
 
 
 def _mark(batch: Tree) -> tuple[int, float]:

@@ -71,6 +71,16 @@ def check_model(model: Any, loss_fn: Any) -> None:
         raise TypeError(msg)
 
 
+def check_split(value: Any) -> None:
+    """Refuse a ``split`` that is neither a callable nor "batch"."""
+    if value is not None and value != "batch" and not callable(value):
+        msg = (
+            f"split={value!r} must be a function of a batch that returns the list of "
+            "its samples, or 'batch': each batch is a single sample."
+        )
+        raise ValueError(msg)
+
+
 def check_device(value: torch.device | str) -> torch.device:
     """Return ``device`` if the solver's tensors can be there."""
     if str(value).startswith("mps"):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batches import Tree, map_tensors, same_form, tensors_of
+from .batches import Pieces, Tree, map_tensors, same_form, tensors_of
 from .kinds import join, memory
 from .layout import Layout
 from .memory import available_bytes
@@ -67,6 +67,20 @@ def checked_loss(loss: Any) -> Tensor:
         )
         raise TypeError(msg)
     return loss
+
+
+def over_pieces(loss_fn: LossFunction) -> LossFunction:
+    """The loss of a batch that was split: the mean of those of its samples."""
+
+    def mean(model: nn.Module, batch: Tree) -> Tensor:
+        if not isinstance(batch, Pieces):
+            return loss_fn(model, batch)
+        found = [loss_fn(model, piece) for piece in batch]
+        if len(found) == 1:  # of any shape, where only the forward pass is wanted
+            return found[0]
+        return torch.stack([checked_loss(each) for each in found]).mean()
+
+    return mean
 
 
 def gradient_matrix(

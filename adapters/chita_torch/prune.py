@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from chita_sklearn.core import Solver
 
-from .batches import Batches, Tree
+from .batches import Batches, Split, Tree
 from .checks import (
     check_count,
     check_device,
@@ -23,9 +23,10 @@ from .checks import (
     check_ridge,
     check_seed,
     check_share,
+    check_split,
 )
 from .distributed import check_alone, check_whole
-from .gradients import LossFunction, matrix_bytes
+from .gradients import LossFunction, matrix_bytes, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector, left_out
 from .objective import (
@@ -78,6 +79,7 @@ def prune(
     ridge: float | Literal["auto"] = "auto",
     solver: Solver = "auto",
     calibration: float = 0.1,
+    split: Split | None = None,
     block_size: int | None = None,
     recalibrate_batchnorm: bool | Literal["auto"] = "auto",
     device: torch.device | str | None = None,
@@ -195,6 +197,10 @@ def prune(
         Share of the batches held back, never differentiated, to choose solver, ridge,
         first_order, the length of the step, and BatchNorm recalibration. They are kept
         in memory.
+    split : callable or "batch", optional
+        How a batch is cut into samples where its tensors do not share their first axis:
+        ``split(batch)`` returns a list of samples, each a batch that ``loss_fn`` takes.
+        "batch" makes each batch a single sample. They are run one by one.
     block_size : int, optional
         Neglect the curvature between blocks of this many weights, as the published
         method does on large networks; one budget for all blocks.
@@ -277,6 +283,7 @@ def prune(
         msg = "objective='gradients' needs loss_fn(model, batch), the mean loss."
         raise ValueError(msg)
     n_samples = check_count("n_samples", n_samples, 1)
+    check_split(split)
     chosen = None if device is None else check_device(device)
     stages = check_count("stages", stages, 1)
     extra_stages = check_count("extra_stages", extra_stages, 0)
@@ -322,13 +329,18 @@ def prune(
     solve_on = chosen or check_device(layout.device)
     with AllOrNothing(model, layout, solve_on):
         data = Batches(
-            batches, samples_per_gradient, calibration, layout.device, generator
+            batches,
+            samples_per_gradient,
+            calibration,
+            layout.device,
+            generator,
+            split,
         )
         seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
         own = Predictions(seed)
         setting = Setting(
             model,
-            own.divergence if loss_fn is None else loss_fn,
+            over_pieces(own.divergence if loss_fn is None else loss_fn),
             data,
             n_gradients,
             solver,
@@ -354,8 +366,8 @@ def prune(
                 setting,
                 layout,
                 data.sample(n_samples),
-                own.drawn if loss_fn is None else loss_fn,
-                own.outputs if loss_fn is None else loss_fn,
+                over_pieces(own.drawn if loss_fn is None else loss_fn),
+                over_pieces(own.outputs if loss_fn is None else loss_fn),
                 search.ridge,
                 targets[0].n_of_m is not None,
             )

@@ -10,10 +10,17 @@ from torch import Tensor, nn
 from chita_sklearn.core import BlockDiagonal, Solution, fit_support
 
 from . import reconstruction
-from .batches import Batches, Tree
-from .checks import check_count, check_device, check_model, check_ridge, check_seed
+from .batches import Batches, Split, Tree
+from .checks import (
+    check_count,
+    check_device,
+    check_model,
+    check_ridge,
+    check_seed,
+    check_split,
+)
 from .distributed import check_alone, check_whole
-from .gradients import LossFunction
+from .gradients import LossFunction, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector
 from .predictions import Predictions
@@ -34,6 +41,7 @@ def refit(
     exclude: Selector | Iterable[Selector] | None = None,
     ridge: float = reconstruction.DAMPING,
     n_samples: int = 4096,
+    split: Split | None = None,
     device: torch.device | str | None = None,
     random_state: int | None = None,
 ) -> dict[str, float]:
@@ -74,6 +82,8 @@ def refit(
         In the formula above, in units of the mean square of an input.
     n_samples : int, default=4096
         Samples to use at most.
+    split : callable or "batch", optional
+        As in `prune`: how a batch is cut into samples.
     device : torch.device or str, optional
         Where the layers are solved; default: where the weights are.
     random_state : int, optional
@@ -119,6 +129,7 @@ def refit(
             "to keep."
         )
         raise ValueError(msg)
+    check_split(split)
     ridge = check_ridge(ridge)
     n_samples = check_count("n_samples", n_samples, 1)
     layout = Layout.of(model, include, exclude)
@@ -132,14 +143,14 @@ def refit(
     else:
         generator.manual_seed(check_seed(random_state))
     own = Predictions(0)
-    forward = own.outputs if loss_fn is None else loss_fn
+    forward = over_pieces(own.outputs if loss_fn is None else loss_fn)
 
     def without_gradient(net: nn.Module, batch: Tree) -> Tensor:
         with torch.no_grad():
             return torch.as_tensor(forward(net, batch)).float().mean()
 
     with AllOrNothing(model, layout, solve_on):
-        data = Batches(batches, 1, 0.0, layout.device, generator)
+        data = Batches(batches, 1, 0.0, layout.device, generator, split)
         setting = Setting(
             model,
             forward,

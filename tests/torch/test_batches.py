@@ -1,5 +1,6 @@
 """Batches are replayed, cut and held back without any sample seen twice."""
 
+import copy
 from collections import OrderedDict, UserDict
 from typing import NamedTuple
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
+from chita_torch import prune, refit  # noqa: E402
 from chita_torch.batches import Batches, map_tensors, n_samples  # noqa: E402
 
 
@@ -166,3 +169,115 @@ def test_workers_that_are_spawned_give_the_same_batches():
         batches = make(source)
         drawn.append([seen(batches.calibration), seen(batches.draw(1000))])
     assert drawn[0] == drawn[1]
+
+
+# --- Batches of any form --------------------------------------------------------------
+
+
+class Detector(nn.Module):
+    """Takes a list of images of any size and a list of dicts; returns a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images, targets):
+        losses = []
+        for image, target in zip(images, targets, strict=True):
+            seen = torch.relu(self.trunk(image[None])).mean(dim=(2, 3))
+            box = self.head(seen)
+            losses.append((box - target["boxes"]).square().sum() + 0.1 * box.sum())
+        return torch.stack(losses).mean()
+
+
+def detection(n=12, size=3):
+    """Batches of images of several sizes, some without any box."""
+    generator = torch.Generator().manual_seed(0)
+
+    def image(i):
+        return torch.randn(3, 5 + i % 3, 6 + i % 2, generator=generator)
+
+    return [
+        (
+            [image(i + j) for j in range(size)],
+            [
+                {"boxes": torch.rand((i + j) % 3, 4, generator=generator), "id": i}
+                for j in range(size)
+            ],
+        )
+        for i in range(n)
+    ]
+
+
+def detection_loss(model, batch):
+    return model(*batch)
+
+
+def by_image(batch):
+    return [([image], [target]) for image, target in zip(*batch, strict=True)]
+
+
+OWN = {"progress": False, "random_state": 0, "n_gradients": 30}
+
+
+def test_detection_batches_need_a_split_and_the_message_says_so():
+    with pytest.raises(ValueError, match="split="):
+        prune(Detector(), detection(), detection_loss, sparsity=0.5, **OWN)
+
+
+@pytest.mark.parametrize("objective", ["gradients", "reconstruction", "auto"])
+@pytest.mark.parametrize("split", [by_image, "batch"])
+def test_detection_batches_are_pruned_by(split, objective):
+    torch.manual_seed(0)
+    model = Detector()
+    report = prune(
+        model,
+        detection(),
+        detection_loss,
+        sparsity=0.5,
+        split=split,
+        samples_per_gradient=1,
+        objective=objective,
+        **OWN,
+    )
+    kept = sum(int((m.weight != 0).sum()) for m in (model.trunk, model.head))
+    assert kept == report.n_kept == round(0.5 * (6 * 27 + 24))
+    assert report.loss_after < 2 * report.loss_before
+
+
+def test_a_split_into_samples_gives_what_tensors_of_samples_give(trained):
+    model, batches, loss_fn = trained["mlp"]
+
+    def rows(batch):
+        return list(zip(*(part.split(1) for part in batch), strict=True))
+
+    reports = []
+    for split in (None, rows):
+        options = {"samples_per_gradient": 4, "ridge": 1e-3, "first_order": True}
+        net = copy.deepcopy(model)
+        reports.append(
+            prune(net, batches, loss_fn, sparsity=0.5, split=split, **OWN, **options)
+        )
+    one, other = reports
+    assert other.loss_before == pytest.approx(one.loss_before, rel=1e-4)
+    agree = [one.masks[name] == other.masks[name] for name in one.masks]
+    assert float(torch.cat([a.flatten() for a in agree]).float().mean()) > 0.98
+
+
+@pytest.mark.parametrize("wrong", [lambda batch: batch[0][0], lambda batch: [], len])
+def test_a_split_that_gives_no_list_of_samples_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"split\(batch\) must return a list"):
+        prune(Detector(), detection(), detection_loss, sparsity=0.5, split=wrong, **OWN)
+
+
+def test_refit_takes_a_split():
+    model = Detector()
+    dense = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        for module in (model.trunk, model.head):
+            module.weight[torch.rand(module.weight.shape) < 0.5] = 0
+    zeros = model.head.weight == 0
+    errors = refit(model, detection(), detection_loss, dense=dense, split=by_image)
+    assert set(errors) == {"trunk.weight", "head.weight"}
+    assert torch.equal(model.head.weight == 0, zeros)
