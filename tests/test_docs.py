@@ -531,6 +531,7 @@ def _pruning():
         lambda: run(loss=nn.MSELoss()),
         lambda: run(data=[(torch.ones(8, 8), np.ones(8))] * 3),
         lambda: keep_pruned(model, optimizer(model), []),
+        lambda: run().apply_to(net(), weights={}),
         lambda: keep_pruned(model, optimizer(model), {"0.weight": torch.ones(4, 8)}),
         removed,
         resumed,

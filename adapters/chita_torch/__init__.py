@@ -1,7 +1,7 @@
 """Prune any PyTorch network by a second-order model of its loss."""
 
 try:
-    import torch  # noqa: F401
+    import torch
 except ModuleNotFoundError as error:
     msg = (
         "chita_torch prunes PyTorch models, and torch is not installed. "
@@ -9,8 +9,9 @@ except ModuleNotFoundError as error:
     )
     raise ModuleNotFoundError(msg, name="torch") from error
 
-from .export import SparseExport, TensorExport, export_sparse
+from .export import SparseExport, TensorExport, export_sparse, load_sparse
 from .gradual import GradualPruner, KeptPruned, keep_pruned
+from .masks import read_masks
 from .prune import prune
 from .refit import refit
 from .report import LayerReport, PruningReport, Stage, Trial
@@ -27,7 +28,14 @@ __all__ = [
     "Trial",
     "export_sparse",
     "keep_pruned",
+    "load_sparse",
     "prune",
+    "read_masks",
     "refit",
     "schedule_fractions",
 ]
+
+# So that torch.load(weights_only=True), the default, reads files of them.
+torch.serialization.add_safe_globals(
+    [LayerReport, PruningReport, SparseExport, Stage, TensorExport, Trial]
+)

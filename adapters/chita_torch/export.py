@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class TensorExport:
     dense_bytes: int
     csr_bytes: int | None
     packed_bytes: int | None
+    shape: tuple[int, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -44,8 +45,9 @@ class SparseExport:
     Attributes
     ----------
     tensors : dict of str -> Tensor
-        As in the model's state_dict; `torch.save` stores it. CSR tensors come back
-        with ``to_dense()``.
+        As in the model's state_dict, those of more than two axes as matrices with a row
+        for each entry of the first. `torch.save` stores it, ``torch.load`` with
+        ``weights_only=True`` reads it, `load_sparse` puts it into a model.
     rows : tuple of TensorExport
         What each takes.
     """
@@ -65,8 +67,11 @@ class SparseExport:
 
     def to_dense(self) -> dict[str, Any]:
         """Return the state_dict to load into the model."""
+        shapes = {row.name: row.shape for row in self.rows}
         return {
-            name: tensor.to_dense() if _is_sparse(tensor) else tensor
+            name: tensor.to_dense().reshape(shapes[name])
+            if _is_sparse(tensor)
+            else tensor
             for name, tensor in self.tensors.items()
         }
 
@@ -93,9 +98,10 @@ def export_sparse(model: nn.Module) -> SparseExport:
     Returns
     -------
     SparseExport
-        Weights of Linear layers (2-D) as CSR with 32-bit indices where that takes
-        fewer bytes; as 2:4 tensors where the zeros follow that pattern and PyTorch
-        has it on the weight's device (CUDA, float16 or bfloat16); all else dense.
+        Weights of two axes or more (linear layers, convolutions) as CSR with 32-bit
+        indices where that takes fewer bytes; those of linear layers as 2:4 tensors
+        where the zeros follow that pattern and PyTorch has it on the weight's device
+        (CUDA, float16 or bfloat16); all else dense.
 
     Notes
     -----
@@ -125,33 +131,35 @@ def export_sparse(model: nn.Module) -> SparseExport:
             tensors[name] = tensor  # what get_extra_state gave, whatever it is
             continue
         values, place = tensor.detach(), _place(tensor)
+        shape = tuple(values.shape)
         if place in done:
             tensors[name] = done[place]  # which `torch.save` stores once
-            rows.append(TensorExport(name, "tied", 0, None, None))
+            rows.append(TensorExport(name, "tied", 0, None, None, shape))
             continue
         dense = values.numel() * values.element_size()
         csr = packed = None
-        if place in linear:
+        if _is_matrix(values):
             nonzero = int((values != 0).sum())
             csr = nonzero * (values.element_size() + 4) + 4 * (values.shape[0] + 1)
+        if place in linear:
             # Half the values and two bits of position for each.
             packed = dense // 2 + values.numel() // 8 if _packs(values) else None
         sizes = {"dense": dense, "csr": csr, "2:4": packed}
         form = min((size, form) for form, size in sizes.items() if size is not None)[1]
         tensors[name] = done[place] = _FORMS[form](values)
-        rows.append(TensorExport(name, form, dense, csr, packed))
+        rows.append(TensorExport(name, form, dense, csr, packed, shape))
     return SparseExport(tensors, tuple(rows))
 
 
 def _to_csr(values: Tensor) -> Tensor:
     with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(True):
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        sparse = values.to_sparse_csr()
+        sparse = values.reshape(len(values), -1).to_sparse_csr()
         return torch.sparse_csr_tensor(
             sparse.crow_indices().int(),
             sparse.col_indices().int(),
             sparse.values(),
-            size=values.shape,
+            size=sparse.shape,
         )
 
 
@@ -167,6 +175,49 @@ _FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "csr": _to_csr,
     "2:4": _to_packed,
 }
+
+
+def _is_matrix(values: Tensor) -> bool:
+    """Whether a tensor has rows to store sparse, with 32-bit indices."""
+    plain = type(values) is Tensor and values.layout == torch.strided
+    real = values.is_floating_point() or values.is_complex()
+    return plain and real and values.ndim > 1 and 0 < values.numel() < 2**31
+
+
+def load_sparse(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Load a state with sparse tensors into a model, whose own tensors stay dense.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of the architecture that was exported; its ``load_state_dict`` is called.
+    tensors : dict of str -> Tensor
+        ``SparseExport.tensors``, as they are or from a file.
+
+    Raises
+    ------
+    RuntimeError
+        By ``load_state_dict``: if names or shapes do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from chita_torch import export_sparse, load_sparse
+    >>> net, other = torch.nn.Conv2d(8, 8, 3), torch.nn.Conv2d(8, 8, 3)
+    >>> net.weight.data[:, 1:] = 0
+    >>> load_sparse(other, export_sparse(net).tensors)
+    >>> torch.equal(net.weight, other.weight)
+    True
+    """
+    own = model.state_dict(keep_vars=True)
+    dense: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if _is_sparse(tensor):
+            tensor = tensor.to_dense()
+            if name in own and own[name].numel() == tensor.numel():
+                tensor = tensor.reshape(own[name].shape)
+        dense[name] = tensor
+    model.load_state_dict(dense)
 
 
 def _packs(values: Tensor) -> bool:

@@ -17,8 +17,9 @@ from .checks import check_count, check_seed, check_share
 from .distributed import check_alone, check_whole
 from .gradients import LossFunction
 from .interrupts import Transaction, whole
-from .kinds import bare, bare_name
-from .layout import Layout, Selector, select
+from .kinds import bare
+from .layout import Layout, Selector
+from .masks import fit_masks, read_masks
 from .prune import prune
 from .report import PruningReport
 from .state import AllOrNothing
@@ -32,6 +33,9 @@ from .targets import (
 
 class KeptPruned:
     """Zeros held at zero, until `remove`; made by `keep_pruned`.
+
+    A copy of the model alone trains freely. Copied or pickled together with the model
+    and the optimizer, ``copy.deepcopy((model, optimizer, hold))``, the copies are held.
 
     Attributes
     ----------
@@ -49,24 +53,11 @@ class KeptPruned:
         model = bare(model)
         optimizers = _optimizers(model, optimizer)
         parameters = dict(model.named_parameters())
-        if not isinstance(masks, Mapping):
-            msg = (
-                "masks must map names of parameters to tensors of bool, as "
-                f"PruningReport.masks does; got {type(masks).__name__}."
-            )
-            raise TypeError(msg)
-        self.masks = {bare_name(name, parameters): m for name, m in masks.items()}
-        self._pruned: list[tuple[nn.Parameter, Tensor]] = []
-        for name, mask in self.masks.items():
-            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-                msg = f"masks[{name!r}] must be a torch.Tensor of bool; got {kind}."
-                raise TypeError(msg)
-            if name not in parameters or parameters[name].shape != mask.shape:
-                msg = f"masks[{name!r}] fits no parameter of the model."
-                raise ValueError(msg)
-            parameter = parameters[name]
-            self._pruned.append((parameter, ~mask.to(parameter.device)))
+        self.masks = fit_masks(model, masks)
+        self._pruned: list[tuple[nn.Parameter, Tensor]] = [
+            (parameters[name], ~mask.to(parameters[name].device))
+            for name, mask in self.masks.items()
+        ]
         self._optimizers = optimizers
         self._handles: list[RemovableHandle] = []
         self._cleared: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -127,6 +118,17 @@ class KeptPruned:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: hooks are put on the copies anew."""
+        left = {"_handles": bool(self._handles), "_cleared": []}
+        return {**self.__dict__, **left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        held = state.pop("_handles")
+        self.__dict__.update(state, _handles=[])
+        if held:
+            self.hold()
 
     def __enter__(self) -> Self:
         if not self._handles:
@@ -213,9 +215,7 @@ def keep_pruned(
     model = bare(model)
     _optimizers(model, optimizer)
     if masks is None:
-        parameters = dict(model.named_parameters())
-        names = select(model, include, exclude, frozen=True)  # they may train later
-        masks = {name: parameters[name] != 0 for name in names}
+        masks = read_masks(model, include, exclude)
     with Transaction() as change:
         return KeptPruned(model, optimizer, masks, change)
 

@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+# What torch.compile, checkpointing, FSDP and peft put between a module and its weights.
+_INSIDE = (
+    "_orig_mod",
+    "_checkpoint_wrapped_module",
+    "_fsdp_wrapped_module",
+    "base_layer",
+)
 _LORA = re.compile(r"(lora|loha|lokr|ia3|vera|oft|boft)(_\w+)?|\w+_lora", re.IGNORECASE)
 _ADAPTER = re.compile(r"adapters?(_\w+)?|\w+_adapters?", re.IGNORECASE)
 _EXPERT = re.compile("expert", re.IGNORECASE)
@@ -37,15 +44,21 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def bare_name(name: str, parameters: Mapping[str, Tensor]) -> str:
-    """The name among a bare model's parameters of what a wrapper calls `name`."""
-    while name not in parameters:
-        for prefix in ("module.", "_orig_mod."):
-            if name.startswith(prefix):
-                name = name.removeprefix(prefix)
-                break
-        else:
-            return name
-    return name
+    """The name among some parameters of what a wrapper, inside or around, calls so."""
+    if name in parameters:
+        return name
+    plain = _plain_name(name)
+    found = [each for each in parameters if _plain_name(each) == plain]
+    return found[0] if len(found) == 1 else name
+
+
+def _plain_name(name: str) -> str:
+    parts = [part for part in name.split(".") if part not in _INSIDE]
+    if parts[:2] == ["base_model", "model"]:  # peft's
+        parts = parts[2:]
+    while parts[0] == "module" and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def join(prefix: str, name: str) -> str:

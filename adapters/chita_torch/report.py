@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from .masks import apply_masks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-NEXT_STEP = "To train on, hold the zeros: chita_torch.keep_pruned(model, optimizer)."
+NEXT_STEP = (
+    "To train on, hold the zeros: chita_torch.keep_pruned(model, optimizer).\n"
+    "To save: torch.save(model.state_dict(), path); smaller: chita_torch.export_sparse."
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,31 @@ class PruningReport:
     def sparsity(self) -> float:
         """Share of the weights that is pruned."""
         return (self.n_weights - self.n_kept) / self.n_weights
+
+    def apply_to(
+        self,
+        model: nn.Module,
+        weights: nn.Module | Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Prune another model of the same architecture by these masks, in place.
+
+        So zeros come back that a merged adapter or an average over training (EMA) has
+        filled.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Its pruned weights become zero; what wraps it may add to their names.
+        weights : torch.nn.Module or dict of str -> Tensor, optional
+            The pruned model, or its state_dict: what was kept is copied from it. By
+            default the weights kept stay as they are in ``model``.
+
+        Raises
+        ------
+        ValueError
+            If a mask fits no parameter, or ``weights`` lacks one; nothing was changed.
+        """
+        apply_masks(model, self.masks, weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the masks, as plain numbers, strings, lists and dicts."""

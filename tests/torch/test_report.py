@@ -25,7 +25,8 @@ def report(mlp):
 
 def test_the_table_shows_every_layer_and_the_total(report):
     text = str(report)
-    assert "keep_pruned(model, optimizer)" in text.splitlines()[-1]
+    assert "keep_pruned(model, optimizer)" in text.splitlines()[-2]
+    assert "export_sparse" in text.splitlines()[-1]
     for layer in report.layers:
         (line,) = (row for row in text.splitlines() if row.startswith(layer.name))
         assert f"{layer.n_kept}" in line.split()
