@@ -45,13 +45,20 @@ from .pruning_runs import (
 )
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+GRADIENTS = {"objective": "gradients"}
 MODES = {
     "magnitude": {},
-    "one stage": {},
+    "defaults": {},
+    "one stage": GRADIENTS,
     "layers": {"objective": "reconstruction"},
-    "auto": {"objective": "auto"},
-    "20 stages": {"stages": 15, "extra_stages": 5, "samples_per_gradient": 48},
+    "20 stages": {
+        **GRADIENTS,
+        "stages": 15,
+        "extra_stages": 5,
+        "samples_per_gradient": 48,
+    },
     "40 stages": {
+        **GRADIENTS,
         "stages": 30,
         "extra_stages": 10,
         "samples_per_gradient": 48,
@@ -142,6 +149,7 @@ def try_out(folder: Path, samples: int, sparsity: float, seed: int) -> dict:
         samples_per_gradient=samples,
         random_state=seed,
         progress=False,
+        **GRADIENTS,
     )
     images, labels = (torch.cat(parts) for parts in zip(*unseen, strict=True))
     return {

@@ -10,8 +10,8 @@
 
 4,000 training images to prune with, 10 % of them held back by `prune` to choose ridge,
 first-order term, steps and BatchNorm recalibration; 1,000 test images (one is 0.1 %),
-looked at once, at the end of each run. "layers" and "auto", by reconstruction, see the
-first 1,000 training images only. The dense network has 91.5 % on these. "+ bn":
+looked at once, at the end of each run. "layers" and "defaults" see the first 1,000
+training images only. The dense network has 91.5 % on these. "+ bn":
 BatchNorm statistics recomputed on the training images after each stage where that
 lowers the calibration loss; "bn at the end": recomputed once, whatever the loss says.
 Results go to ``benchmarks/results/resnet20.json``; a run that is there is not repeated.
@@ -49,12 +49,13 @@ from .pruning_runs import (
 )
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-ONE = {"n_gradients": 1800, "samples_per_gradient": 2}
+ONE = {"objective": "gradients", "n_gradients": 1800, "samples_per_gradient": 2}
 
 
 def in_stages(stages: int, extra: int, left: float) -> dict:
     """Return settings whose way to go is ``left`` times as long after each stage."""
     return {
+        "objective": "gradients",
         "stages": stages,
         "extra_stages": extra,
         "n_gradients": 450,
@@ -68,7 +69,7 @@ MODES = {
     "magnitude": {},
     "one stage": {**ONE, "recalibrate_batchnorm": False},
     "layers": {"objective": "reconstruction", "recalibrate_batchnorm": False},
-    "auto": {"objective": "auto", "recalibrate_batchnorm": "auto"},
+    "defaults": {},
     "layers, 5 stages": {
         "objective": "reconstruction",
         "stages": 5,
@@ -106,7 +107,7 @@ FINETUNE = {
     "distilled, one-shot, rate 0.01": Recipe(0.01, 4.0),
 }
 PRUNINGS = 11  # of gradual pruning, in less than two epochs
-SPARING = "layers", "auto"  # modes of 1,000 images
+SPARING = "layers", "defaults"  # modes of 1,000 images
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
     "published backsolve, 10 stages": {0.8: 85.5, 0.9: 29.7},
@@ -207,7 +208,7 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
     result["seconds"] = time.perf_counter() - start
     yield {**result, "test_accuracy": accuracy(model, test)}
     if not mode.endswith("bn"):
-        recalibrate_batchnorm(model, loss_fn, batches_of(train))
+        recalibrate_batchnorm(model, loss_fn, batches_of(train), seed)
         mode = f"{mode}, bn at the end"
         yield {**result, "mode": mode, "test_accuracy": accuracy(model, test)}
 
@@ -269,7 +270,15 @@ def finetune(
     scheduler = learning_rate(optimizer, steps, last if recipe.warm_up else 0)
     options = {"samples_per_gradient": 8, "progress": False, "random_state": seed}
     if "one-shot" in mode:
-        prune(model, batches, loss_fn, sparsity=sparsity, n_gradients=450, **options)
+        prune(
+            model,
+            batches,
+            loss_fn,
+            objective="gradients",
+            sparsity=sparsity,
+            n_gradients=450,
+            **options,
+        )
         holder = keep_pruned(model, optimizer)
     else:
         holder = GradualPruner(
@@ -330,6 +339,7 @@ def study(folder: Path) -> None:
             first_order=False,
             ridge=ridge,
             solver=solver,
+            objective="gradients",
             calibration=0.0,
             recalibrate_batchnorm=False,
             progress=False,

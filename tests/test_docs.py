@@ -359,7 +359,7 @@ def _pruning():
     def no_memory():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gradients, "available_bytes", lambda device: 1000)
-            run()
+            run(objective="gradients")
 
     def no_memory_for_moments():
         with pytest.MonkeyPatch.context() as patch:
@@ -479,7 +479,7 @@ def _pruning():
         lambda: run(stages=0),
         lambda: run(first_order="never"),
         lambda: run(ridge=-1.0),
-        lambda: run(calibration=0),
+        lambda: run(calibration=0, objective="gradients"),
         lambda: run(data=iter(batches)),
         lambda: run(data=[]),
         lambda: run(data=Moving()),
@@ -495,9 +495,12 @@ def _pruning():
             calibration=0,
             ridge=1.0,
             first_order=True,
+            objective="gradients",
         ),
+        lambda: run(data=[*batches[:-1], batches[0] * float("nan")], calibration=0),
         lambda: run(loss=overflow),
         lambda: run(loss=only_after),
+        lambda: run(loss=only_after, objective="gradients"),
         no_memory,
         no_memory_for_moments,
         lambda: run(objective="speed"),

@@ -35,6 +35,10 @@ CONVOLVING = 5e8  # operations of a micro-batch from which batching costs more o
 WORKSPACE = 2.0  # memory of a solve, in units of A (A, its chosen columns, factors)
 
 
+class NotFinite(ValueError):
+    """A loss, or derivatives of it, that no solve can do anything with."""
+
+
 class Gradients(NamedTuple):
     """The gradient matrix and how it came about."""
 
@@ -263,6 +267,8 @@ class _Rows:
         except Exception:
             return False
         atol = _tolerance(one_by_one)
+        if not math.isfinite(atol):
+            return False  # the loop will say which
         return torch.allclose(at_once, torch.cat(one_by_one), rtol=1e-3, atol=atol)
 
     def _flat(self, gradients: dict[str, Tensor]) -> Tensor:
@@ -320,7 +326,7 @@ def _check_finite(block: Tensor, layout: Layout, first: int) -> None:
         f"or its square is not: {float(block[row, column]):g}. Check the batch for NaN "
         "and for scale, and loss_fn for log(0) or overflow."
     )
-    raise ValueError(msg)
+    raise NotFinite(msg)
 
 
 def matrix_bytes(n: int, p: int, dtype: torch.dtype) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from .gradients import NotFinite
 from .layout import Layout
 from .reconstruction import Reconstruction
 from .report import Stage, Trial
@@ -54,86 +56,129 @@ class ByReconstruction:
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
         """See `Reconstruction.run`."""
-        return self._reconstruction.run(target.at(fraction), loss)
+        pattern = target.at(fraction)
+        return self._reconstruction.run(pattern, loss, last=fraction == 1)
 
 
 class ByLoss:
     """Each stage by the candidate of the least calibration loss.
 
     Tried are the layers' reconstruction, a step by gradients after it, in stages a step
-    by gradients instead of it, and the largest weights as they are. What gradients have
-    trained is what the next stage reconstructs.
+    by gradients instead of it, and the largest weights as they are: of the present
+    network, and, where the final sparsity is reached, of the dense one. So what is left
+    never has a higher calibration loss than magnitude pruning leaves. What gradients
+    have trained is what the next stage reconstructs.
+
+    Parameters
+    ----------
+    setting : Setting
+        Model, data and options.
+    search : Search or None
+        Of the steps by gradients; None: none are taken.
+    reconstruction : Reconstruction
+        Of the layers.
+    recalibrated : callable or None
+        ``recalibrated()`` is the calibration loss of the model as it is, with the
+        BatchNorm statistics that it will be given in the end whatever they do to the
+        loss; None: it is left as it is, or given others only where they help.
     """
 
     def __init__(
-        self, setting: Setting, search: Search, reconstruction: Reconstruction
+        self,
+        setting: Setting,
+        search: Search | None,
+        reconstruction: Reconstruction,
+        recalibrated: Callable[[], float] | None,
     ) -> None:
         self.notes = reconstruction.notes
         self._setting, self._reconstruction = setting, reconstruction
-        self._after, self._instead = replace(search), replace(search)
+        self._recalibrated = recalibrated
+        self._dense = reconstruction.dense
+        fine = setting.staged  # of one stage the step is but a candidate
+        self._searches = search and (replace(search, fine=fine), replace(search))
         self._trained = False
-        self._gradients = True
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
         """Try all; leave the model at the best."""
-        layout, pattern = target.layout, target.at(fraction)
+        layout, pattern, last = target.layout, target.at(fraction), fraction == 1
         start = layout.gather()
         if self._trained:
             self._reconstruction.dense = start
-        found = [(*self._reconstruction.run(pattern, loss), layout.gather(), False)]
-        reached = found[0][0].chosen.loss
-        after = self._step(layout, pattern, self._after, reached)
-        if after is not None:
-            found.append((*after, layout.gather(), after[0].chosen.step > 0))
-        if after is not None and self._setting.staged:
+        found: dict[str, tuple[Stage, Tensor, Tensor]] = {}
+        losses: dict[str, float] = {}
+
+        def offer(name: str, done: tuple[Stage, Tensor] | None) -> None:
+            if done is not None:
+                found[name] = (*done, layout.gather())
+                losses[name] = done[0].chosen.loss
+                if last and self._recalibrated is not None:
+                    losses[name] = self._recalibrated()
+
+        first = self._reconstruction.run(pattern, loss, last=last)
+        offer("reconstruction", first)
+        reached = first[0].chosen.loss
+        offer("reconstruction, gradients", self._step(layout, pattern, 0, reached))
+        if self._setting.staged:
             layout.scatter(start)
-            instead = self._step(layout, pattern, self._instead, loss)
-            if instead is not None:
-                found.append((*instead, layout.gather(), True))
-        found.append((*self._largest(layout, pattern, start, found[0][0]), False))
-        best = min(found, key=_loss)
-        stage, mask, weights, self._trained = (*best[:3], best[3] or self._trained)
+            offer("gradients", self._step(layout, pattern, 1, loss))
+        largest = {"magnitude": self._dense} if last else {}
+        if not torch.equal(start, self._dense) or not largest:
+            largest["largest as they are"] = start
+        for name, weights in largest.items():
+            offer(name, self._largest(layout, pattern, weights, first[0]))
+        taken = min(losses, key=lambda name: _or_infinite(losses[name]))
+        if not math.isfinite(losses[taken]):
+            msg = (
+                f"the calibration loss is {losses[taken]} whatever is tried: prune in "
+                "more stages, or look for overflow in loss_fn."
+            )
+            raise ValueError(msg)
+        stage, mask, weights = found[taken]
+        trained = "gradients" in taken and stage.chosen.step > 0
+        self._trained = self._trained or trained
         layout.scatter(weights)
-        trials = tuple(trial for it in found for trial in it[0].trials)
-        seconds = sum(it[0].gradient_seconds for it in found)
-        solving = sum(it[0].solve_seconds for it in found)
+        stages = [each for each, _, _ in found.values()]
         stage = replace(
             stage,
-            trials=trials,
+            taken=taken,
+            candidates=losses,
+            trials=tuple(trial for each in stages for trial in each.trials),
             loss_before=loss,
-            errors=found[0][0].errors if best[0] is not found[-1][0] else {},
-            gradient_seconds=seconds,
-            solve_seconds=solving,
+            errors=first[0].errors if "reconstruction" in taken else {},
+            gradient_seconds=sum(each.gradient_seconds for each in stages),
+            solve_seconds=sum(each.solve_seconds for each in stages),
         )
         return stage, mask
 
     def _step(
-        self, layout: Layout, pattern: Any, search: Search, loss: float
+        self, layout: Layout, pattern: Any, which: int, loss: float
     ) -> tuple[Stage, Tensor] | None:
-        if not self._gradients:
+        if self._searches is None:
             return None
+        search = self._searches[which]
         try:
             with warnings.catch_warnings():
                 # What is cut off by what was pruned is no news; see `Reconstruction`.
                 warnings.filterwarnings("ignore", message="the loss does not depend")
                 return run_stage(self._setting, layout, pattern, search, loss)
         except MemoryError as error:
-            self._gradients = False
+            self._searches = None
             self.notes.append(f"objective='auto' went without gradients: {error}")
-            return None
+        except NotFinite as error:
+            self.notes.append(f"a step by gradients was left out: {error}")
+        return None
 
     def _largest(
-        self, layout: Layout, pattern: Any, start: Tensor, like: Stage
-    ) -> tuple[Stage, Tensor, Tensor]:
-        """Magnitude pruning, as a candidate."""
-        score = start.abs()
+        self, layout: Layout, pattern: Any, weights: Tensor, like: Stage
+    ) -> tuple[Stage, Tensor]:
+        """The largest of some weights as they are, written to the model."""
+        score = weights.abs()
         if not self._setting.regrow:
-            score = torch.where(start != 0, score, -torch.inf)
-        mask = torch.as_tensor(pattern.best_mask(score), device=start.device)
+            score = torch.where(weights != 0, score, -torch.inf)
+        mask = torch.as_tensor(pattern.best_mask(score), device=weights.device)
         if not self._setting.regrow:
-            mask &= start != 0
-        weights = torch.where(mask, start, 0.0)
-        layout.scatter(weights)
+            mask &= weights != 0
+        layout.scatter(torch.where(mask, weights, 0.0))
         setting = self._setting
         loss = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
         trial = Trial("magnitude", 0.0, False, 1.0, loss)
@@ -141,6 +186,7 @@ class ByLoss:
             like,
             chosen=trial,
             trials=(trial,),
+            sparsity=int((~mask).sum()) / len(layout),
             solver="magnitude",
             objective=math.nan,
             lower_bound=math.nan,
@@ -150,9 +196,8 @@ class ByLoss:
             solve_seconds=0.0,
             errors={},
         )
-        return stage, mask, weights
+        return stage, mask
 
 
-def _loss(candidate: tuple) -> float:
-    loss = candidate[0].chosen.loss
+def _or_infinite(loss: float) -> float:
     return math.inf if math.isnan(loss) else loss

@@ -60,7 +60,7 @@ def prune(
     batches: Iterable[Tree],
     loss_fn: LossFunction | None,
     *,
-    objective: ObjectiveName = "gradients",
+    objective: ObjectiveName = "auto",
     sparsity: float | None = None,
     density: float | None = None,
     scope: Literal["global", "layer"] | Mapping[str, float] = "global",
@@ -87,6 +87,9 @@ def prune(
     random_state: int | None = None,
 ) -> PruningReport:
     r"""Prune a network in place, by a second-order model of its loss.
+
+    Two such models are at hand, and by default the loss on batches held back decides
+    between what they give.
 
     **By gradients** (``objective="gradients"``), with :math:`\bar w` the current
     weights, B the samples of a micro-batch and row i of A :math:`\sqrt B` times the
@@ -136,13 +139,16 @@ def prune(
         outputs are logits, classes last: g is taken for labels drawn from its softmax,
         and the calibration loss is the divergence from the dense network. The model is
         called as ``model(batch)``, ``model(**batch)`` or ``model(batch[0])``.
-    objective : {"gradients", "reconstruction", "auto"}, default="gradients"
-        What is minimised, as above. "auto" tries in each stage the reconstruction, a
-        step by gradients after it (of several stages, instead of it too) and the
-        largest weights as they are, and takes what has the least calibration loss.
-        Reconstruction knows linear and convolution calls and attention projections;
-        others, such as recurrent weights, are pruned by their mean squared gradients,
-        and the report says so.
+    objective : {"auto", "reconstruction", "gradients"}, default="auto"
+        What is minimised, as above. "auto" tries in each stage the reconstruction,
+        with labels a step by gradients after it (of several stages, instead of it
+        too), and the largest weights as they are, and takes what has the least
+        calibration loss; at the final sparsity magnitude pruning of the dense network
+        is one of them, so that the model never ends with a higher calibration loss
+        than that leaves. With ``calibration=0`` it is "reconstruction". Reconstruction
+        knows linear and convolution calls and attention projections; others, such as
+        recurrent weights, are pruned by their mean squared gradients, and the report
+        says so.
     sparsity, density : float, optional
         Share of the chosen weights to prune, in [0, 1), or to keep, in (0, 1]. Of p
         weights ``round((1 - sparsity) p)`` are kept, exactly.
@@ -374,10 +380,23 @@ def prune(
             size = check_memory(layout, solve_on) / 2**20
             logger.info("moments of the layers: %.1f MiB", size)
             notes, total, label = (), None, f"layers (moments {size:.0f} MiB)"
-            if objective == "auto" and loss_fn is not None and data.calibration:
-                method = ByLoss(setting, search, reconstruction)
+            if objective == "auto" and data.calibration:
+                labels = loss_fn is not None
+                method = ByLoss(
+                    setting,
+                    search if labels else None,
+                    reconstruction,
+                    (lambda: _recalibrated_loss(setting)) if norms is True else None,
+                )
+                if labels:
+                    notes = _notes(n_gradients, data.n_available, samples_per_gradient)
             else:
                 method = ByReconstruction(reconstruction)
+                if objective == "auto":
+                    notes = (
+                        "calibration=0 holds no batch back to compare losses on: "
+                        "objective='auto' is 'reconstruction' here.",
+                    )
         bar = tqdm(total=total, desc=label, unit="row", disable=not progress)
         masks: dict[str, Tensor] = {}
         done: list[Stage] = []
@@ -447,6 +466,14 @@ def _recalibrate(setting: Setting, loss: float, *, always: bool) -> tuple[float,
         return after, True
     restore_statistics(saved)
     return loss, False
+
+
+def _recalibrated_loss(setting: Setting) -> float:
+    """The loss with BatchNorm statistics of the model as it is; they are put back."""
+    saved = save_statistics(setting.model)
+    loss, _ = _recalibrate(setting, math.nan, always=True)
+    restore_statistics(saved)
+    return loss
 
 
 def _layer_reports(

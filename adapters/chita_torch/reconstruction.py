@@ -120,7 +120,9 @@ class Reconstruction:
         self.n = sum(n_samples(batch) for batch in self.batches)
         self.dense = self.layout.gather()
 
-    def run(self, pattern: Any, loss_before: float) -> tuple[Stage, Tensor]:
+    def run(
+        self, pattern: Any, loss_before: float, *, last: bool = True
+    ) -> tuple[Stage, Tensor]:
         """Prune to ``pattern``, in place.
 
         Parameters
@@ -129,6 +131,8 @@ class Reconstruction:
             On the coordinates of the layout.
         loss_before : float
             Calibration loss of the model as it is (nan without calibration).
+        last : bool, default=True
+            Whether the final sparsity is reached; before it, quick solves do.
 
         Returns
         -------
@@ -160,6 +164,7 @@ class Reconstruction:
         budget = solve(
             self._around(moments, fisher, present, first),
             pattern,
+            n_restarts=10 if last else 0,
             random_state=setting.random_state,
         )
         pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
@@ -180,7 +185,12 @@ class Reconstruction:
         def solved(damping: float) -> tuple[float, Layers]:
             def choose(problem: BlockDiagonal, where: slice) -> Solution:
                 wanted = rule(pattern, mask[where], where, self.grouped)
-                return solve(problem, wanted, random_state=setting.random_state)
+                return solve(
+                    problem,
+                    wanted,
+                    n_restarts=10 if last else 0,
+                    random_state=setting.random_state,
+                )
 
             found = self.layers(moments, choose, pruned, mask, present, damping)
             return evaluate("layers", damping, found), found

@@ -64,6 +64,10 @@ class Stage:
     errors : dict of str to float
         By reconstruction: of each layer the squared error of its outputs over their
         square, both for the inputs that its network gives it; empty otherwise.
+    candidates : dict of str to float
+        With objective "auto": what was compared, and the calibration loss of each.
+    taken : str
+        Which of them was the least.
     """
 
     layers: tuple[str, ...]
@@ -82,6 +86,8 @@ class Stage:
     solve_seconds: float
     matrix_bytes: int
     errors: Mapping[str, float] = field(default_factory=dict)
+    candidates: Mapping[str, float] = field(default_factory=dict)
+    taken: str = ""
 
     @property
     def gap(self) -> float:
@@ -274,11 +280,37 @@ class PruningReport:
         norms = " (BatchNorm recalibrated)" if self.batchnorm_recalibrated else ""
         return [
             *_table(rows),
+            *self._candidate_lines(),
             "",
             f"calibration loss {self.loss_before:.4f} -> {self.loss_after:.4f}{norms}",
             f"gradients {gradients:.1f} s, solving {solving:.1f} s, "
             f"gradient matrix {largest / 2**20:.1f} MiB",
         ]
+
+    def _candidate_lines(self) -> list[str]:
+        """By what the stages were decided, where there was a choice."""
+        chosen = [
+            (number, stage)
+            for number, stage in enumerate(self.stages, start=1)
+            if stage.candidates
+        ]
+        names = dict.fromkeys(name for _, stage in chosen for name in stage.candidates)
+        if not chosen:
+            return []
+        rows: list[tuple[str, ...]] = [("loss by candidate; * taken", *names)]
+        rows += [
+            (
+                str(number),
+                *(
+                    f"{stage.candidates[name]:.4f}{'*' if name == stage.taken else ' '}"
+                    if name in stage.candidates
+                    else ""
+                    for name in names
+                ),
+            )
+            for number, stage in chosen
+        ]
+        return ["", *_table(rows)]
 
     def plot(self, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
         """Draw the sparsity of each layer and the loss over the stages.

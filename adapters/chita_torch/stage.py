@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
 
 from .batches import Batches
-from .gradients import LossFunction, gradient_matrix, matrix_bytes
+from .gradients import LossFunction, NotFinite, gradient_matrix, matrix_bytes
 from .idle import (
     TRIED,
     check_reached,
@@ -57,6 +57,7 @@ class Search:
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
+    fine: bool = True  # whether by half powers of ten in the end
     # The plan and ridge of the stage before, with the first-order term and without.
     last: dict[bool, tuple[str, float]] = field(default_factory=dict, init=False)
 
@@ -95,8 +96,8 @@ class Search:
     def _refine(
         self, loss_at: Callable[[float], float], ridge: float, least: float
     ) -> tuple[float, float]:
-        """Seek a better ridge nearby, unless it is given."""
-        if self.ridge is not None:
+        """Seek a better ridge nearby, unless it is given or near enough."""
+        if self.ridge is not None or not self.fine:
             return ridge, least
         return descend(loss_at, ridge, least, math.sqrt(10.0))
 
@@ -254,7 +255,7 @@ def run_stage(
                 f"the calibration loss is {chosen.loss} at every ridge tried: raise "
                 "ridge, prune in more stages, or look for overflow in loss_fn."
             )
-            raise ValueError(msg)
+            raise NotFinite(msg)
         present = _as_mask(pattern, w_bar.abs())
         if chosen.loss > loss_before and not bool((w_bar[~present] != 0).any()):
             # Sparse enough already, and no candidate is better: stay.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .batches import Tree, n_samples
 from .calls import Call, Part, Watch
-from .gradients import LossFunction, checked_loss
+from .gradients import LossFunction, NotFinite, checked_loss
 from .layout import Layout, Slot
 from .memory import available_bytes
 
@@ -182,4 +182,11 @@ def collect(
     found = {part: its for part, its in found.items() if its.n_rows}
     for its in found.values():
         its.H /= its.n_rows
+        if not bool(torch.isfinite(its.H).all() and torch.isfinite(its.g).all()):
+            msg = (
+                f"the inputs of {its.part.name!r}, the derivatives of the loss with "
+                "respect to its outputs, or their squares are not finite. Check the "
+                "batches for NaN and for scale, and loss_fn for log(0) or overflow."
+            )
+            raise NotFinite(msg)
     return found

@@ -23,7 +23,7 @@ from array_api_compat import (
     is_numpy_namespace,
     is_torch_namespace,
 )
-from scipy.linalg.blas import dgemm
+from scipy.linalg.blas import dgemm, dger
 from scipy.linalg.lapack import dpotrf, dpotri, dtpqrt
 from threadpoolctl import ThreadpoolController
 
@@ -355,6 +355,14 @@ def inverse(M: np.ndarray) -> np.ndarray:
 def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:
     """M - X'R for few rows of X and R; in the memory of M where that is C-ordered."""
     return dgemm(-1.0, R.T, X, 1.0, M.T, overwrite_c=1).T
+
+
+def minus_outer(M: np.ndarray, x: np.ndarray, r: np.ndarray) -> None:
+    """M -= x r', in place."""
+    if M.size and M.flags.c_contiguous:
+        dger(-1.0, r, x, a=M.T, overwrite_a=1)
+    else:
+        M -= np.outer(x, r)
 
 
 class Spectrum(NamedTuple):

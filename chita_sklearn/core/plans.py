@@ -308,7 +308,8 @@ def _admm(
     **options: Any,
 ) -> Solution:
     if problem.has_targets:
-        return search_targets(problem, pattern, solution, on_step=on_step)
+        quick = n_restarts == 0
+        return search_targets(problem, pattern, solution, on_step=on_step, quick=quick)
     start = admm_start(problem, pattern, solution, stop=on_step.over)
     return _swap(
         problem,

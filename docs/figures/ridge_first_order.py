@@ -45,6 +45,7 @@ for ax, sparsity in zip(axes, (0.7, 0.9), strict=True):
                 model,
                 batches,
                 loss,
+                objective="gradients",
                 sparsity=sparsity,
                 ridge=ridge,
                 first_order=first_order,

@@ -270,6 +270,7 @@ def test_a_network_is_pruned_where_it_is(device, place_of):
         return nn.functional.cross_entropy(model(images), labels)
 
     options = {
+        "objective": "gradients",
         "sparsity": 0.5,
         "ridge": 1e-2,
         "first_order": False,

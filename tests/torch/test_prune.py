@@ -22,6 +22,7 @@ from chita_torch.stage import LossModel  # noqa: E402
 from chita_torch.state import mean_loss  # noqa: E402
 
 QUICK = {
+    "objective": "gradients",
     "n_gradients": 20,
     "samples_per_gradient": 4,
     "progress": False,
@@ -228,8 +229,9 @@ def test_predicted_change_is_that_of_the_quadratic_model(mlp):
     model, batches, loss_fn = mlp
     dense = copy.deepcopy(model)
     report = prune(
-        model, batches, loss_fn, sparsity=0.5, ridge=1e-3, first_order=True,
-        n_gradients=1000, samples_per_gradient=4, calibration=0.0, progress=False,
+        model, batches, loss_fn, objective="gradients", sparsity=0.5, ridge=1e-3,
+        first_order=True, n_gradients=1000, samples_per_gradient=4, calibration=0.0,
+        progress=False,
     )  # fmt: skip
     assert report.stages[0].n_rows == 60
     step = Layout.of(model).gather() - Layout.of(dense).gather()

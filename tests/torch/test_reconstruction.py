@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 from chita_torch import prune, refit  # noqa: E402
 from chita_torch.layout import Layout, select  # noqa: E402
 from chita_torch.lockstep import Lockstep  # noqa: E402
-from chita_torch.state import mean_loss  # noqa: E402
+from chita_torch.state import mean_loss, recalibrate_batchnorm  # noqa: E402
 from chita_torch.statistics import collect  # noqa: E402
 
 QUICK = {
@@ -170,25 +170,167 @@ def test_the_report_names_errors_and_trials(mlp):
     assert "error" in str(report)
 
 
-@pytest.mark.parametrize("stages", [1, 3])
-def test_auto_never_loses_to_magnitude(case, stages):
-    model, batches, loss_fn = case
-    for sparsity in (0.3, 0.95):
-        pruned = copy.deepcopy(model)
-        report = prune(
-            pruned,
-            batches,
-            loss_fn,
-            sparsity=sparsity,
-            stages=stages,
-            **{**QUICK, "objective": "auto"},
+class Dying(nn.Module):
+    """An MLP with inputs that are never on, dead units, and weights out of scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 3)
+        with torch.no_grad():
+            self.first.bias[:2] = -100.0
+            self.first.weight[3] *= 1e3
+            self.first.weight[:, :2] *= 50.0
+
+    def forward(self, x):
+        return self.second(
+            torch.relu(self.first(torch.cat([0 * x[:, :2], x[:, 2:]], 1)))
         )
-        trials = report.stages[-1].trials
-        assert {"layers", "magnitude"} < {trial.plan for trial in trials}
-        magnitude = [t.loss for t in trials if t.plan == "magnitude"]
-        gradients = [t.loss for t in trials if t.plan in ("dual", "dense")]
-        assert report.stages[-1].chosen.loss <= min(magnitude + gradients)
-        assert report.loss_after <= report.stages[-1].chosen.loss
+
+
+class Normed(nn.Module):
+    """Convolutions with BatchNorm whose statistics are far from the data's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.deep = nn.Conv2d(4, 4, 2, groups=2)
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.norm.running_var.uniform_(0.01, 30)
+            self.norm.running_mean.normal_()
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.head(self.deep(x).mean(dim=(2, 3)))
+
+
+class Rough(nn.Module):
+    """Outputs that leap: no model of the loss holds far."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 9, bias=False), nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.second(
+            torch.sin(30 * self.first(x)) + torch.sign(x).sum(1)[:, None]
+        )
+
+
+def hostile(kind, seed):
+    """A network as it was drawn, and labels that it does not know."""
+    torch.manual_seed(seed)
+    model = {"dying": Dying, "normed": Normed, "rough": Rough}[kind]()
+    shape = (40, 2, 5, 5) if kind == "normed" else (40, 8)
+    x = torch.randn(shape)
+    y = torch.randint(0, 3, (40,))
+    batches = list(zip(x.split(8), y.split(8), strict=True))
+
+    def loss_fn(net, batch):
+        return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+    return model.eval(), batches, loss_fn
+
+
+def held_back(model, batches, **options):
+    """The batch that `prune` looks at first: it holds one back."""
+
+    class Seen(Exception):
+        pass
+
+    def spy(net, batch):
+        raise Seen(batch)
+
+    with pytest.raises(Seen) as caught:
+        prune(model, batches, spy, sparsity=0.5, **options)
+    return [caught.value.args[0]]
+
+
+DEFAULTS = [(0, 0.3, {}), (1, 0.95, {})]
+OTHERS = [
+    (2, 0.8, {"stages": 3}),
+    (3, 0.8, {"stages": 2, "extra_stages": 1, "regrow": False}),
+    (4, 0.5, {"recalibrate_batchnorm": True}),
+    (5, 0.9, {"recalibrate_batchnorm": True, "stages": 2}),
+    (6, 0.6, {"scope": "layer"}),
+    (7, 0.8, {"min_density": 0.05}),
+]
+
+
+CASES = [
+    (kind, *case)
+    for kind in ("dying", "normed", "rough")
+    for case in (*DEFAULTS, *OTHERS)
+    if kind == "normed" or "recalibrate_batchnorm" not in case[2]
+]
+
+
+@pytest.mark.filterwarnings("ignore:the loss does not depend")
+@pytest.mark.parametrize(("kind", "seed", "sparsity", "options"), CASES)
+def test_auto_never_loses_to_magnitude_pruning(kind, seed, sparsity, options):
+    model, batches, loss_fn = hostile(kind, seed)
+    common = {"samples_per_gradient": 2, "progress": False, "random_state": seed}
+    held = held_back(model, batches, **common)
+    weights = Layout.of(model).gather()
+    mask = torch.zeros(len(weights), dtype=torch.bool)
+    left = round((1 - sparsity) * len(weights))
+    if "scope" in options or "min_density" in options:
+        for slot in Layout.of(model).slots:
+            share = 1 - sparsity if "scope" in options else options["min_density"]
+            k = round(share * slot.size)
+            top = weights[slot.start : slot.stop].abs().topk(k).indices
+            mask[slot.start + top] = True
+        left = left if "min_density" in options else int(mask.sum())
+    score = torch.where(mask, torch.inf, weights.abs())
+    mask[score.topk(left).indices] = True
+    by_magnitude = copy.deepcopy(model)
+    Layout.of(by_magnitude).scatter(torch.where(mask, weights, 0.0))
+    if options.get("recalibrate_batchnorm"):
+        rest = [b for b in batches if not torch.equal(b[0], held[0][0])]
+        recalibrate_batchnorm(by_magnitude, loss_fn, rest, 0)
+    report = prune(model, batches, loss_fn, sparsity=sparsity, **options, **common)
+    reached = mean_loss(model.eval(), loss_fn, held)
+    assert report.loss_after == pytest.approx(reached, rel=1e-6)
+    assert reached <= mean_loss(by_magnitude, loss_fn, held) * (1 + 1e-6)
+    assert report.n_kept == left
+    stage = report.stages[-1]
+    assert stage.candidates[stage.taken] == min(stage.candidates.values())
+    assert {"reconstruction", "reconstruction, gradients", "magnitude"} <= set(
+        stage.candidates
+    )
+    assert f"{stage.candidates[stage.taken]:.4f}*" in str(report)
+
+
+def test_magnitude_is_taken_where_it_is_the_best():
+    taken = set()
+    for seed in range(6):
+        model, batches, loss_fn = hostile("rough", seed)
+        report = prune(
+            model, batches, loss_fn, sparsity=0.5, samples_per_gradient=2,
+            progress=False, random_state=seed,
+        )  # fmt: skip
+        taken.add(report.stages[0].taken)
+    assert "magnitude" in taken
+    assert len(taken) > 1
+
+
+def test_auto_without_labels_takes_no_step_by_gradients(mlp):
+    model, batches, _ = mlp
+    report = prune(
+        model, [x for x, _ in batches], None, sparsity=0.8, progress=False,
+        samples_per_gradient=4, random_state=0,
+    )  # fmt: skip
+    assert set(report.stages[0].candidates) == {"reconstruction", "magnitude"}
+    assert report.n_kept == round(0.2 * 224)
+
+
+def test_auto_without_calibration_reconstructs_and_says_so(mlp):
+    twin = copy.deepcopy(mlp[0])
+    options = {"sparsity": 0.7, "calibration": 0.0, **QUICK}
+    report = prune(*mlp, **{**options, "objective": "auto"})
+    prune(twin, *mlp[1:], **options)
+    assert_same(state_of(mlp[0]), state_of(twin))
+    assert any("calibration=0 holds no batch back" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("when", [1, 12, 30, 55])

@@ -21,7 +21,7 @@ gives a bound, so that they need not converge.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,8 @@ from .admm import Block, Schedule, admm
 # The slower the better, as long as the steps take less than WORK multiplications.
 SCHEDULES = (Schedule(3e-3, 1.01, 900), Schedule(3e-3, 1.015, 600))
 FAST = (Schedule(1e-2, 1.03, 200),)
-WORK = 2e11
+FASTEST = (Schedule(1e-1, 1.1, 50),)  # where FAST takes more than HEAVY
+WORK, HEAVY = 2e11, 4e12
 EXCHANGED = 2**26  # numbers in the states of all targets at most: half a gigabyte
 LEAST = 1e-6  # share of n F over k that an exchange must gain
 ROUNDS = 20  # of exchanges within and between targets
@@ -90,6 +91,7 @@ def search_targets(
     solution: Solution | None,
     *,
     on_step: Callable[[Array], bool] | None = None,
+    quick: bool = False,
 ) -> Solution:
     """Return the best support found, its refit, and a bound.
 
@@ -101,6 +103,8 @@ def search_targets(
         Exchanged from as well, beside the supports of ADMM.
     on_step : callable or None
         Called with the coefficients after each schedule; True stops.
+    quick : bool, default=False
+        Whether to be content with one fast schedule, without exchanges.
 
     Returns
     -------
@@ -109,8 +113,9 @@ def search_targets(
 
     Notes
     -----
-    Time: O(d^3) a Gram and O(t d^2) a step of ADMM, some hundred steps; an exchange
-    O(s d) for each of the two targets in it. Memory: d x d a Gram, and for the
+    Time: O(d^3) a Gram and O(t d^2) a step of ADMM, some hundred steps, fewer where
+    these would take long; an exchange O(s d) for each of the two targets in it, and
+    none where that would take long too. Memory: d x d a Gram, and for the
     exchanges s d numbers a target, all targets at once where a budget is shared and
     that is less than half a gigabyte, else one after the other.
     """
@@ -129,14 +134,19 @@ def search_targets(
             )
         )
     work = sum(4.0 * layer.t * layer.d**2 for layer in layers)
-    slow = work * sum(schedule.steps for schedule in SCHEDULES) <= WORK
+    slow = not quick and work * sum(each.steps for each in SCHEDULES) <= WORK
+    schedules = SCHEDULES if slow else FAST
+    if work * sum(each.steps for each in FAST) > HEAVY:
+        schedules = FASTEST
     best, status, tried = solution, Status.CONVERGED, 0
     supports: list[Any] = [] if solution is None else [solution.support]
-    supports += SCHEDULES if slow else FAST
+    supports += schedules
     for start in supports:
         if isinstance(start, Schedule):
             start = admm(blocks, pattern, problem.space, start)
-        found = fit_support(problem, _exchanged(problem, pattern, start))
+        if not quick and _exchanges(problem, start) <= WORK:
+            start = _exchanged(problem, pattern, start)
+        found = fit_support(problem, start)
         tried += 1
         if best is None or found.objective < best.objective:
             best = found
@@ -144,7 +154,10 @@ def search_targets(
             status = Status.STOPPED
             break
     assert best is not None
-    bound = bound_of(problem, pattern, best, FRANK_WOLFE if slow else 0)
+    steps = FRANK_WOLFE if slow else 0
+    bound = bound_of(
+        problem, pattern, best, steps, [block.spectrum.E for block in blocks]
+    )
     bound = bounded(problem, best.objective, bound, problem.floor)
     best = replace(best, lower_bound=bound)
     text = "slow" if slow else "fast"
@@ -155,6 +168,16 @@ def search_targets(
         status=Status.OPTIMAL if best.gap == 0 else status,
         history=(*best.history, note),
     )
+
+
+def _exchanges(problem: ManyTargets | BlockDiagonal, support: Array) -> float:
+    """About how many multiplications exchanges take: 3 s^2 d for each target."""
+    mask, total, start = to_host(support), 0.0, 0
+    for layer in problem.layers:
+        sizes = mask[start : start + layer.p].reshape(layer.t, layer.d).sum(axis=1)
+        total += 3.0 * layer.d * float(np.sum(sizes.astype(float) ** 2))
+        start += layer.p
+    return total
 
 
 def _exchanged(
@@ -222,15 +245,18 @@ def bound_of(
     pattern: Pattern,
     solution: Solution,
     steps: int,
+    eigenvalues: Sequence[Array] | None = None,
 ) -> float:
     """Return a lower bound of n F over the pattern, rounding allowed for; or -inf.
 
     The best of those at the solution and at `steps` of the Frank-Wolfe method.
+    ``eigenvalues`` are those of the G of each layer, where they are known.
     """
     xp, space = problem.xp, problem.space
     parts = []
-    for layer in problem.layers:
-        E = spectrum(layer.G).E
+    if eigenvalues is None:
+        eigenvalues = [spectrum(layer.G).E for layer in problem.layers]
+    for layer, E in zip(problem.layers, eigenvalues, strict=True):
         error = 8 * layer.d * EPS * float(xp.max(E)) if layer.d else 0.0
         delta = max(float(xp.min(E)) - error, 0.0)
         eye = xp.eye(layer.d, dtype=xp.float64, device=layer.device)

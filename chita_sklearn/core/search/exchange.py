@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..linalg import EPS, inverse
+from ..linalg import EPS, inverse, minus_outer
 
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 RENEW = 50  # updates after which a state is computed from scratch
@@ -39,7 +39,7 @@ class TargetState:
     """
 
     def __init__(self, H: np.ndarray, c: np.ndarray, weight: float, S: np.ndarray):
-        self.H, self.c, self.weight, self.S = H, c, weight, np.asarray(S)
+        self.H, self.c, self.weight, self.S = H, c, weight, np.array(S)
         self.renew()
 
     def renew(self) -> None:
@@ -47,8 +47,8 @@ class TargetState:
         H, S = self.H, self.S
         self.h = H.diagonal()
         H_S = H[S]
-        self.P = inverse(H_S[:, S].copy())
-        self.T = self.P @ H_S
+        self.P = self._P = inverse(H_S[:, S].copy())
+        self.T = self._T = self.P @ H_S
         self.w = self.P @ self.c[S]
         self.q = self.c - self.w @ H_S
         self.d = self.h - np.einsum("ij,ij->j", self.T, H_S)
@@ -89,7 +89,8 @@ class TargetState:
             return -np.inf, 0, 0
         p = self.P.diagonal()
         alone = self.w**2 / p
-        own = np.maximum(self.d, DEPENDENT * self.h + EPS * np.max(self.h))
+        floor = EPS * (np.max(self.h) or 1.0)  # G may be nothing but zeros
+        own = np.maximum(self.d, DEPENDENT * self.h + floor)
         both = self.T * (self.w / p)[:, None]
         both += self.q
         both *= both
@@ -105,18 +106,17 @@ class TargetState:
         return 0.5 * self.weight * float(both[i, j]), int(i), int(j)
 
     def join(self, j: int) -> None:
-        """Take j into the support. O(s d)."""
-        own = self.d[j]
+        """Take j into the support. O(s d), in place."""
+        own, s = self.d[j], len(self.S)
         t = self.T[:, j].copy()
         r = (self.H[j] - self.H[j, self.S] @ self.T) / own
         step = self.q[j] / own
-        s = len(self.S)
-        P = np.empty((s + 1, s + 1))
-        P[:s, :s] = self.P + np.outer(t, t / own)
-        P[s, :s] = P[:s, s] = -t / own
-        P[s, s] = 1 / own
-        self.P = P
-        self.T = np.concatenate([self.T - np.outer(t, r), r[None]])
+        minus_outer(self.T, t, r)
+        minus_outer(self.P, t, -t / own)
+        self._resize(s + 1)
+        self.T[s] = r
+        self.P[s, :s] = self.P[:s, s] = -t / own
+        self.P[s, s] = 1 / own
         self.w = np.append(self.w - t * step, step)
         self.q = self.q - step * own * r
         self.d = self.d - own * r**2
@@ -124,17 +124,29 @@ class TargetState:
         self._updated()
 
     def leave(self, i: int) -> None:
-        """Drop the i-th coordinate of the support. O(s d)."""
+        """Drop the i-th coordinate of the support; the last takes its place. O(s d)."""
+        last = len(self.S) - 1
         p, w_i, T_i = self.P[i, i], self.w[i], self.T[i].copy()
         x = self.P[:, i] / p
-        keep = np.arange(len(self.S)) != i
-        self.T = self.T[keep] - np.outer(x[keep], T_i)
-        self.P = self.P[np.ix_(keep, keep)] - np.outer(x[keep], self.P[i, keep])
-        self.w = self.w[keep] - x[keep] * w_i
         self.q = self.q + (w_i / p) * T_i
         self.d = self.d + T_i**2 / p
-        self.S = self.S[keep]
+        minus_outer(self.T, x, T_i)
+        minus_outer(self.P, x, self.P[i].copy())
+        w = self.w - x * w_i
+        for rows in (self.T, self.P, self.P.T, w, self.S):
+            rows[i] = rows[last]
+        self._resize(last)
+        self.w, self.S = w[:last], self.S[:last]
         self._updated()
+
+    def _resize(self, s: int) -> None:
+        """Make T and P matrices of s rows, in memory with room for some more."""
+        if s > len(self._T):
+            room, old = s + s // 8 + RENEW, len(self.P)
+            T, P = self.T, self.P
+            self._T, self._P = np.empty((room, len(self.h))), np.empty((room, room))
+            self._T[:old], self._P[:old, :old] = T, P
+        self.T, self.P = self._T[:s], self._P[:s, :s]
 
     def _updated(self) -> None:
         self.updates += 1
