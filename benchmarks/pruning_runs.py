@@ -32,18 +32,18 @@ def accuracy(model: nn.Module, data: Batch) -> float:
     return 100 * (answers == labels).double().mean().item()
 
 
-def prune_by_magnitude(model: nn.Module, sparsity: float) -> None:
+def prune_by_magnitude(model: nn.Module, sparsity: float, exclude: Any = None) -> None:
     """Keep the largest weights of all layers together."""
-    layout = Layout.of(model)
+    layout = Layout.of(model, exclude=exclude)
     weights = layout.gather()
     kept = torch.zeros_like(weights, dtype=torch.bool)
     kept[weights.abs().topk(round((1 - sparsity) * len(layout))).indices] = True
     layout.scatter(torch.where(kept, weights, 0.0))
 
 
-def count(model: nn.Module) -> int:
+def count(model: nn.Module, exclude: Any = None) -> int:
     """Return how many of the prunable weights are not zero."""
-    return int((Layout.of(model).gather() != 0).sum())
+    return int((Layout.of(model, exclude=exclude).gather() != 0).sum())
 
 
 def summary(report: PruningReport) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from .gradual import GradualPruner, KeptPruned, keep_pruned
 from .masks import read_masks
 from .prune import prune
 from .refit import refit
-from .report import LayerReport, PruningReport, Stage, Trial
+from .report import LayerFit, LayerReport, PruningReport, Stage, Trial
 from .targets import schedule_fractions
 
 __all__ = [
     "GradualPruner",
     "KeptPruned",
+    "LayerFit",
     "LayerReport",
     "PruningReport",
     "SparseExport",

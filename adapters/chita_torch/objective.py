@@ -144,8 +144,9 @@ class ByLoss:
             candidates=losses,
             trials=tuple(trial for each in stages for trial in each.trials),
             loss_before=loss,
-            errors=first[0].errors if "reconstruction" in taken else {},
+            fits=first[0].fits if "reconstruction" in taken else {},
             gradient_seconds=sum(each.gradient_seconds for each in stages),
+            budget_seconds=first[0].budget_seconds,
             solve_seconds=sum(each.solve_seconds for each in stages),
         )
         return stage, mask
@@ -194,7 +195,8 @@ class ByLoss:
             message="The largest weights are kept as they are.",
             gradient_seconds=0.0,
             solve_seconds=0.0,
-            errors={},
+            fits={},
+            budget_seconds=0.0,
         )
         return stage, mask
 

@@ -39,7 +39,7 @@ from .objective import (
 )
 from .predictions import Predictions
 from .reconstruction import Reconstruction
-from .report import LayerReport, PruningReport, Stage
+from .report import LayerFit, LayerReport, PruningReport, Stage
 from .stage import Search, Setting
 from .state import (
     AllOrNothing,
@@ -418,7 +418,7 @@ def prune(
                     loss, kept = _recalibrate(setting, loss, always=norms is True)
                     recalibrated |= kept
         return PruningReport(
-            layers=_layer_reports(layout, original, masks, done[-1].errors),
+            layers=_layer_reports(layout, original, masks, done[-1].fits),
             stages=tuple(done),
             masks={
                 s.name: masks[s.name].to(s.parameter.device, copy=True)
@@ -480,7 +480,7 @@ def _layer_reports(
     layout: Layout,
     original: Tensor,
     masks: Mapping[str, Tensor],
-    errors: Mapping[str, float],
+    fits: Mapping[str, LayerFit],
 ) -> tuple[LayerReport, ...]:
     before, after = original, layout.gather()
     reports = []
@@ -494,7 +494,7 @@ def _layer_reports(
                 n_weights=slot.size,
                 n_kept=int(masks[slot.name].sum()),
                 moved=float((new - old).norm()) / scale if scale else 0.0,
-                error=errors.get(slot.name, math.nan),
+                fit=fits.get(slot.name),
             )
         )
     return tuple(reports)

@@ -18,6 +18,7 @@ mu is `damping` times the mean of H's diagonal; the calibration loss chooses it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -42,7 +43,7 @@ from .gradients import LossFunction, gradient_matrix
 from .idle import reserve
 from .layout import Layout, Slot
 from .lockstep import Lockstep
-from .report import Stage, Trial
+from .report import LayerFit, Stage, Trial
 from .stage import Setting, descend, without_gradient
 from .state import mean_loss
 from .statistics import Moments, collect, gram, place, rows_of
@@ -81,7 +82,7 @@ class Layers:
 
     weights: Tensor  # flat, shape (p,)
     mask: Tensor
-    errors: Mapping[str, float]  # mean squared error over mean square, by name
+    fits: Mapping[str, LayerFit]
 
 
 @dataclass
@@ -164,9 +165,10 @@ class Reconstruction:
         budget = solve(
             self._around(moments, fisher, present, first),
             pattern,
-            n_restarts=10 if last else 0,
+            n_restarts=int(last),
             random_state=setting.random_state,
         )
+        divided = perf_counter() - start - seconds
         pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
         trials: list[Trial] = []
         best: tuple[Trial, Layers] | None = None
@@ -188,7 +190,7 @@ class Reconstruction:
                 return solve(
                     problem,
                     wanted,
-                    n_restarts=10 if last else 0,
+                    n_restarts=int(last),
                     random_state=setting.random_state,
                 )
 
@@ -229,7 +231,8 @@ class Reconstruction:
             gradient_seconds=seconds,
             solve_seconds=perf_counter() - start - seconds,
             matrix_bytes=sum(8 * its.H.numel() for its in moments.values()),
-            errors=found.errors,
+            fits=found.fits,
+            budget_seconds=divided,
         )
         return stage, found.mask
 
@@ -302,7 +305,7 @@ class Reconstruction:
         """
         setting, layout = self.setting, self.layout
         flat, mask = pruned.clone(), mask.clone()
-        errors: dict[str, float] = {}
+        fits: dict[Part, tuple[float, float, Solution, tuple[int, ...]]] = {}
         written = _typed(layout, layout.unflatten(flat))
         passes = Lockstep(
             setting.model,
@@ -319,19 +322,23 @@ class Reconstruction:
                 W0 = part.split(self.dense[where])
                 H, cross, energy = self._moments(its, calls, W0)
                 mu = damping * mean_diagonal(H)
-                C = cross + mu * part.split(present[where].to(H))
-                problem = BlockDiagonal(targets(part, H, C, mu, its.g.to(H)))
+                W = part.split(present[where].to(H))
+                C = cross + mu * W
+                constant = 0.5 * (energy + mu * W.square().sum(dim=2))
+                problem = BlockDiagonal(targets(part, H, C, mu, its.g.to(H), constant))
                 solution = choose(problem, where)
                 coef = torch.as_tensor(solution.coef).to(H)
                 V = part.split(coef)
-                error = ((V @ H - 2 * cross) * V).sum() + energy
-                errors[part.name] = float(error.clamp_min(0) / energy.clamp_min(1e-300))
+                square = float(energy.sum())
+                error = float(((V @ H - 2 * cross) * V).sum()) + square
+                kept = part.split(torch.as_tensor(solution.support)).sum(dim=(1, 2))
+                fits[part] = error, square, solution, tuple(kept.tolist())
                 flat[where] = coef.to(flat)
                 mask[where] = torch.as_tensor(solution.support).to(mask)
                 slot = layout.slot(part.name)
                 whole = slot.unflatten(flat[slot.start : slot.stop])
                 written[part.name] = whole.to(slot.parameter)
-        return Layers(torch.where(mask, flat, 0.0), mask, errors)
+        return Layers(torch.where(mask, flat, 0.0), mask, _by_layer(fits))
 
     def _moments(
         self,
@@ -339,12 +346,12 @@ class Reconstruction:
         calls: list[tuple[int, Call, Call]],
         W0: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of x x' and of y0 x', and the sum of those of y0^2, with y0 = W0 x0."""
+        """Means of x x', of y0 x' and of each y0^2, with y0 = W0 x0."""
         device = self.setting.device
         if its.calls > 1 or not calls:
             # Used again further on, for inputs that are not known yet.
             H, W = its.H.to(device), W0.to(device, torch.float64)
-            return H, W @ H, ((W @ H) * W).sum()
+            return H, W @ H, ((W @ H) * W).sum(dim=2)
         H = cross = energy = torch.zeros((), dtype=torch.float64, device=device)
         n = 0
         for number, call, other in calls:
@@ -353,11 +360,29 @@ class Reconstruction:
             X, X0 = (each.rows(limit, number) for each in (call, other))
             Y0 = X0 @ W0.to(X0).mT
             H, cross = H + gram(X).to(device), cross + gram(X, Y0).to(device)
-            energy = energy + Y0.double().square().sum().to(device)
+            energy = energy + Y0.double().square().sum(dim=1).to(device)
             n += X.shape[1]
         if n == 0:  # a way that the pruned network no longer takes
             return self._moments(its, [], W0)
         return H / n, cross / n, energy / n
+
+
+def _by_layer(
+    fits: Mapping[Part, tuple[float, float, Solution, tuple[int, ...]]],
+) -> dict[str, LayerFit]:
+    """Put together what was solved of each layer: error, square, solution, kept."""
+    found = {}
+    for name in dict.fromkeys(part.name for part in fits):
+        parts = sorted((p for p in fits if p.name == name), key=lambda p: p.start)
+        errors, squares, solutions, kept = zip(*(fits[p] for p in parts), strict=True)
+        bound = sum(solution.lower_bound for solution in solutions)
+        found[name] = LayerFit(
+            error=max(sum(errors), 0.0) / max(sum(squares), 1e-300),
+            objective=sum(solution.objective for solution in solutions),
+            lower_bound=bound if math.isfinite(bound) else math.nan,
+            kept=tuple(number for numbers in kept for number in numbers),
+        )
+    return found
 
 
 def unseen(layout: Layout, moments: Mapping[Part, Moments]) -> list[str]:

@@ -176,7 +176,7 @@ def refit(
 
         found = task.layers(moments, choose, pruned, kept, pruned, ridge)
         layout.scatter(found.weights)
-        return dict(found.errors)
+        return {name: fit.error for name, fit in found.fits.items()}
 
 
 def _gather(

@@ -33,6 +33,34 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class LayerFit:
+    """How well a layer was solved for the dense network's outputs.
+
+    Attributes
+    ----------
+    error : float
+        Squared error of its outputs over their square, both for the inputs that its
+        network gives it.
+    objective, lower_bound : float
+        Of its solve; no weights on as many places have a smaller objective than the
+        bound. It is nan where none is known, as after another ridge was chosen.
+    kept : tuple of int
+        Weights kept in each group of its outputs: groups of a convolution, or query,
+        key and value where these have inputs of their own; else one number.
+    """
+
+    error: float
+    objective: float = math.nan
+    lower_bound: float = math.nan
+    kept: tuple[int, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """(objective - lower_bound) / objective: the solve's distance from optimal."""
+        return _gap(self.objective, self.lower_bound)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One solve: what was asked, tried, chosen and reached.
 
@@ -61,9 +89,10 @@ class Stage:
         Wall time of the gradients, and of all solves and calibration losses.
     matrix_bytes : int
         Size of the gradient matrix, or of the moments.
-    errors : dict of str to float
-        By reconstruction: of each layer the squared error of its outputs over their
-        square, both for the inputs that its network gives it; empty otherwise.
+    budget_seconds : float
+        By reconstruction: the part of ``solve_seconds`` that dividing the budget took.
+    fits : dict of str to LayerFit
+        By reconstruction: of each layer; empty otherwise.
     candidates : dict of str to float
         With objective "auto": what was compared, and the calibration loss of each.
     taken : str
@@ -85,16 +114,26 @@ class Stage:
     gradient_seconds: float
     solve_seconds: float
     matrix_bytes: int
-    errors: Mapping[str, float] = field(default_factory=dict)
+    budget_seconds: float = 0.0
+    fits: Mapping[str, LayerFit] = field(default_factory=dict)
     candidates: Mapping[str, float] = field(default_factory=dict)
     taken: str = ""
 
     @property
     def gap(self) -> float:
         """(objective - lower_bound) / objective: the solve's distance from optimal."""
-        if self.objective == self.lower_bound:
-            return 0.0
-        return (self.objective - self.lower_bound) / self.objective
+        return _gap(self.objective, self.lower_bound)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The errors of `fits` alone."""
+        return {name: fit.error for name, fit in self.fits.items()}
+
+
+def _gap(objective: float, lower_bound: float) -> float:
+    if objective == lower_bound:
+        return 0.0
+    return (objective - lower_bound) / objective
 
 
 @dataclass(frozen=True)
@@ -102,8 +141,7 @@ class LayerReport:
     """One pruned parameter.
 
     ``moved`` is ||w - w_bar|| / ||w_bar||: how far its weights went, pruned ones
-    included. ``error``, by reconstruction, is the squared error of the layer's outputs
-    over their square; nan otherwise.
+    included. ``fit``, by reconstruction, says how well it was solved; None otherwise.
     """
 
     name: str
@@ -111,7 +149,12 @@ class LayerReport:
     n_weights: int
     n_kept: int
     moved: float
-    error: float = math.nan
+    fit: LayerFit | None = None
+
+    @property
+    def error(self) -> float:
+        """Squared error of the layer's outputs over their square; nan without `fit`."""
+        return math.nan if self.fit is None else self.fit.error
 
     @property
     def sparsity(self) -> float:
@@ -210,6 +253,7 @@ class PruningReport:
                     **asdict(layer),
                     "shape": list(layer.shape),
                     "sparsity": layer.sparsity,
+                    "error": layer.error,
                 }
                 for layer in self.layers
             ],
@@ -226,7 +270,7 @@ class PruningReport:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
-            ("layer", "shape", "weights", "kept", "sparsity", "moved", "error")
+            ("layer", "shape", "weights", "kept", "sparsity", "moved", "error", "gap")
         ]
         rows += [
             (
@@ -236,7 +280,8 @@ class PruningReport:
                 f"{layer.n_kept:,}",
                 f"{layer.sparsity:.2%}",
                 f"{layer.moved:.2f}",
-                "" if math.isnan(layer.error) else f"{layer.error:.4f}",
+                "" if layer.fit is None else f"{layer.fit.error:.4f}",
+                _percent(math.nan if layer.fit is None else layer.fit.gap),
             )
             for layer in self.layers
         ]
@@ -247,6 +292,7 @@ class PruningReport:
                 f"{self.n_weights:,}",
                 f"{self.n_kept:,}",
                 f"{self.sparsity:.2%}",
+                "",
                 "",
                 "",
             )
@@ -270,7 +316,7 @@ class PruningReport:
                 f"{stage.chosen.step:g}",
                 f"{stage.loss_before:.4f} -> {stage.chosen.loss:.4f}",
                 f"{stage.predicted_change:+.4f}",
-                "" if math.isnan(stage.gap) else f"{stage.gap:.2%}",
+                _percent(stage.gap),
             )
             for number, stage in enumerate(self.stages, start=1)
         ]
@@ -278,13 +324,21 @@ class PruningReport:
         solving = sum(stage.solve_seconds for stage in self.stages)
         largest = max(stage.matrix_bytes for stage in self.stages)
         norms = " (BatchNorm recalibrated)" if self.batchnorm_recalibrated else ""
+        times = {"gradients and moments": gradients}
+        if any(stage.fits for stage in self.stages):
+            times["budget"] = sum(stage.budget_seconds for stage in self.stages)
+            solving -= times["budget"]
+        times["solving and losses"] = solving
+        total = max(sum(times.values()), 1e-9)
         return [
             *_table(rows),
             *self._candidate_lines(),
             "",
             f"calibration loss {self.loss_before:.4f} -> {self.loss_after:.4f}{norms}",
-            f"gradients {gradients:.1f} s, solving {solving:.1f} s, "
-            f"gradient matrix {largest / 2**20:.1f} MiB",
+            ", ".join(
+                f"{name} {t:.1f} s ({t / total:.0%})" for name, t in times.items()
+            )
+            + f"; gradient matrix or moments {largest / 2**20:.1f} MiB",
         ]
 
     def _candidate_lines(self) -> list[str]:
@@ -342,6 +396,10 @@ class PruningReport:
             xlabel="stage", ylabel="calibration loss", title="Loss after each stage"
         )
         return axes
+
+
+def _percent(gap: float) -> str:
+    return "" if math.isnan(gap) else f"{gap:.2%}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

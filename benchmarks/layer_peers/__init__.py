@@ -7,6 +7,7 @@ weights, as their papers do; which inputs H is the mean of is the benchmark's af
 
 from .admm import admm
 from .magnitude import magnitude
+from .obs import obs
 from .sparsegpt import sparsegpt
 from .wanda import wanda
 
@@ -14,7 +15,8 @@ PEERS = {
     "magnitude, uniform": magnitude,
     "Wanda": wanda,
     "SparseGPT": sparsegpt,
-    "ADMM, uniform": admm,
+    "ALPS (ADMM and refit)": admm,
+    "exact OBS": obs,
 }
 
-__all__ = ["PEERS", "admm", "magnitude", "sparsegpt", "wanda"]
+__all__ = ["PEERS", "admm", "magnitude", "obs", "sparsegpt", "wanda"]

@@ -14,12 +14,7 @@ BLOCK, DAMPING = 128, 0.01  # the published defaults
 def sparsegpt(H: Tensor, W: Tensor, k: int) -> Tensor:
     """Keep k weights, the same share in each block of columns."""
     d = W.shape[1]
-    W, H = W.clone(), H.clone()
-    dead = H.diagonal() == 0
-    H[dead, dead] = 1
-    W[:, dead] = 0
-    H += DAMPING * H.diagonal().mean() * torch.eye(d, dtype=H.dtype)
-    U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+    U, W = factor(H, W)
     left = k
     for start in range(0, d, BLOCK):
         stop = min(start + BLOCK, d)
@@ -38,3 +33,13 @@ def sparsegpt(H: Tensor, W: Tensor, k: int) -> Tensor:
             block[:, j] = kept
         W[:, stop:] -= errors @ U[start:stop, stop:]
     return W
+
+
+def factor(H: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """U, and a copy of W without the weights of inputs that are never on."""
+    W, H = W.clone(), H.clone()
+    dead = H.diagonal() == 0
+    H[dead, dead] = 1
+    W[:, dead] = 0
+    H += DAMPING * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
+    return torch.linalg.cholesky(torch.linalg.inv(H), upper=True), W

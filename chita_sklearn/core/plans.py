@@ -308,8 +308,9 @@ def _admm(
     **options: Any,
 ) -> Solution:
     if problem.has_targets:
-        quick = n_restarts == 0
-        return search_targets(problem, pattern, solution, on_step=on_step, quick=quick)
+        return search_targets(
+            problem, pattern, solution, on_step=on_step, n_restarts=n_restarts
+        )
     start = admm_start(problem, pattern, solution, stop=on_step.over)
     return _swap(
         problem,

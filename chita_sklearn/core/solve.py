@@ -72,7 +72,8 @@ def solve(
         Stop the plan "swap" after this many consecutive restarts without improvement,
         and, where few of them led back to the best support, after half as many rounds
         of walkers; 0 for none. Not begun when the gap is within `tol`. For many
-        targets 0 asks for one fast schedule of penalties, without exchanges.
+        targets 0 asks for one fast schedule of penalties without exchanges, 1 for one
+        slow schedule.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3

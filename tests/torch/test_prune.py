@@ -862,12 +862,13 @@ def test_a_loss_without_a_gradient_is_refused(mlp):
         return loss_fn(other, batch)
 
     other = copy.deepcopy(model)
-    for objective in ("gradients", "reconstruction"):
+    for objective in ("gradients", "reconstruction", "auto"):
+        options = FIXED | {"objective": objective}
         with (
             pytest.warns(UserWarning, match="does not depend"),
             pytest.raises(ValueError, match="no gradient with respect to any"),
         ):
-            prune(model, batches, elsewhere, objective=objective, sparsity=0.5, **FIXED)
+            prune(model, batches, elsewhere, sparsity=0.5, **options)
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
 
 
@@ -904,6 +905,7 @@ for run in ("before", "within"):
     assert available_bytes(torch.device("cpu")) <= 2**30
     try:
         prune(model, batches, loss_fn if run == "before" else greedy, sparsity=0.5,
+              objective="gradients",
               n_gradients=1000 if run == "before" else 8, samples_per_gradient=1,
               progress=False)
     except MemoryError as error:

@@ -151,6 +151,28 @@ def test_layers_see_what_the_pruned_network_gives_them(mlp):
     assert_same({n: t for n, t in layout.parameters.items()}, dense)
 
 
+def test_the_report_says_how_well_each_layer_was_solved(mlp, conv):
+    model, batches, loss_fn = mlp
+    dense = copy.deepcopy(model)
+    options = {**QUICK, "ridge": 1e-2, "calibration": 0.0}
+    report = prune(model, batches, loss_fn, sparsity=0.7, **options)
+    x = torch.cat([batch[0] for batch in batches])
+    with torch.no_grad():  # of outputs without their bias
+        y0 = x @ dense[0].weight.T
+        error = (x @ model[0].weight.T - y0).square().sum() / y0.square().sum()
+    assert report.layers[0].fit.error == pytest.approx(float(error), rel=1e-4)
+    for layer in report.layers:
+        assert layer.fit.kept == (layer.n_kept,)
+        assert 0 <= layer.fit.lower_bound <= layer.fit.objective
+        assert f"{layer.fit.gap:.2%}" in str(report)
+    assert 0 < report.stages[0].budget_seconds < report.stages[0].solve_seconds
+    assert "budget" in str(report).splitlines()[-2]
+    report = prune(*conv, sparsity=0.5, **options)
+    kept = {layer.name: layer.fit.kept for layer in report.layers}
+    mask = report.masks["grouped.weight"]
+    assert kept["grouped.weight"] == (int(mask[:4].sum()), int(mask[4:].sum()))
+
+
 def test_the_report_names_errors_and_trials(mlp):
     model, batches, loss_fn = mlp
     fixed = copy.deepcopy(model)

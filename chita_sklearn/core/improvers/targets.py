@@ -37,7 +37,7 @@ from ..solution import Solution, Status
 from .admm import Block, Schedule, admm
 
 # The slower the better, as long as the steps take less than WORK multiplications.
-SCHEDULES = (Schedule(3e-3, 1.01, 900), Schedule(3e-3, 1.015, 600))
+SCHEDULES = (Schedule(3e-3, 1.015, 600), Schedule(3e-3, 1.01, 900))
 FAST = (Schedule(1e-2, 1.03, 200),)
 FASTEST = (Schedule(1e-1, 1.1, 50),)  # where FAST takes more than HEAVY
 WORK, HEAVY = 2e11, 4e12
@@ -91,7 +91,7 @@ def search_targets(
     solution: Solution | None,
     *,
     on_step: Callable[[Array], bool] | None = None,
-    quick: bool = False,
+    n_restarts: int = 10,
 ) -> Solution:
     """Return the best support found, its refit, and a bound.
 
@@ -103,8 +103,8 @@ def search_targets(
         Exchanged from as well, beside the supports of ADMM.
     on_step : callable or None
         Called with the coefficients after each schedule; True stops.
-    quick : bool, default=False
-        Whether to be content with one fast schedule, without exchanges.
+    n_restarts : int, default=10
+        0 asks for one fast schedule without exchanges, 1 for one slow schedule.
 
     Returns
     -------
@@ -134,8 +134,8 @@ def search_targets(
             )
         )
     work = sum(4.0 * layer.t * layer.d**2 for layer in layers)
-    slow = not quick and work * sum(each.steps for each in SCHEDULES) <= WORK
-    schedules = SCHEDULES if slow else FAST
+    slow = n_restarts > 0 and work * sum(each.steps for each in SCHEDULES) <= WORK
+    schedules = SCHEDULES[:n_restarts] if slow else FAST
     if work * sum(each.steps for each in FAST) > HEAVY:
         schedules = FASTEST
     best, status, tried = solution, Status.CONVERGED, 0
@@ -144,7 +144,7 @@ def search_targets(
     for start in supports:
         if isinstance(start, Schedule):
             start = admm(blocks, pattern, problem.space, start)
-        if not quick and _exchanges(problem, start) <= WORK:
+        if n_restarts and _exchanges(problem, start) <= WORK:
             start = _exchanged(problem, pattern, start)
         found = fit_support(problem, start)
         tried += 1
