@@ -166,7 +166,7 @@ def test_the_report_says_how_well_each_layer_was_solved(mlp, conv):
         assert 0 <= layer.fit.lower_bound <= layer.fit.objective
         assert f"{layer.fit.gap:.2%}" in str(report)
     assert 0 < report.stages[0].budget_seconds < report.stages[0].solve_seconds
-    assert "budget" in str(report).splitlines()[-2]
+    assert "budget" in str(report)
     report = prune(*conv, sparsity=0.5, **options)
     kept = {layer.name: layer.fit.kept for layer in report.layers}
     mask = report.masks["grouped.weight"]
