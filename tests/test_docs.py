@@ -301,6 +301,7 @@ def _pruning():
     import torch
     from torch import nn
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.checkpoint import checkpoint
 
     import chita_torch
     from chita_torch import GradualPruner, gradients, keep_pruned, prune, refit
@@ -409,6 +410,31 @@ def _pruning():
     eighths = torch.ones(3, 3).to(torch.float8_e4m3fn)
     holds_codes = nn.Module()
     holds_codes.register_buffer("qweight", torch.ones(3, dtype=torch.int8))
+
+    class Again(nn.Module):
+        """A checkpoint of a frozen network."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner.requires_grad_(requires_grad=False)
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Wide(nn.Module):
+        """Knows how wide its first layer is."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 4), nn.Linear(4, 2)
+            nn.init.zeros_(self.second.weight[:, :2])
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x))) / self.first.out_features
 
     class Experts(nn.Module):
         """Two, the second of which no sample reaches."""
@@ -522,6 +548,7 @@ def _pruning():
         lambda: run(Extra(parameter(csr)), include="extra"),
         lambda: run(Extra(parameter(eighths)), include="extra"),
         lambda: run(Experts()),
+        lambda: run(Again(net()), objective="reconstruction"),
         overlapping,
         lambda: run(loss=greedy),
         lambda: keep_pruned(model, optimizer(model), {"x": torch.ones(2) > 0}),
@@ -535,6 +562,8 @@ def _pruning():
         lambda: run(data=[(torch.ones(8, 8), np.ones(8))] * 3),
         lambda: keep_pruned(model, optimizer(model), []),
         lambda: run().apply_to(net(), weights={}),
+        lambda: chita_torch.compact(Branching(), torch.ones(3)),
+        lambda: chita_torch.compact(Wide(), torch.randn(3, 8)),
         lambda: keep_pruned(model, optimizer(model), {"0.weight": torch.ones(4, 8)}),
         removed,
         resumed,

@@ -9,6 +9,7 @@ except ModuleNotFoundError as error:
     )
     raise ModuleNotFoundError(msg, name="torch") from error
 
+from .compact import compact
 from .export import SparseExport, TensorExport, export_sparse, load_sparse
 from .gradual import GradualPruner, KeptPruned, keep_pruned
 from .masks import read_masks
@@ -27,6 +28,7 @@ __all__ = [
     "Stage",
     "TensorExport",
     "Trial",
+    "compact",
     "export_sparse",
     "keep_pruned",
     "load_sparse",

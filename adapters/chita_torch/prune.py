@@ -325,6 +325,7 @@ def prune(
     if objective != "gradients":
         targets = [join_targets(targets)]  # the layers are solved one by one anyway
     layout = Layout.join([target.layout for target in targets])
+    left = left_out(model, include, exclude)
     original = layout.gather()
     generator = torch.Generator()
     if random_state is None:
@@ -427,7 +428,7 @@ def prune(
             loss_before=loss_before,
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,
-            notes=(*left_out(model, include, exclude), *notes, *method.notes),
+            notes=(*left, *notes, *method.notes),
         )
 
 

@@ -352,12 +352,15 @@ class Reconstruction:
             # Used again further on, for inputs that are not known yet.
             H, W = its.H.to(device), W0.to(device, torch.float64)
             return H, W @ H, ((W @ H) * W).sum(dim=2)
+        routed = bool(self.layout.slot(its.part.name).experts)
         H = cross = energy = torch.zeros((), dtype=torch.float64, device=device)
         n = 0
         for number, call, other in calls:
             size = n_samples(self.batches[number])
             limit = rows_of(W0.shape[-1], size / self.n)
             X, X0 = (each.rows(limit, number) for each in (call, other))
+            if routed or X.shape != X0.shape:  # not of the same samples
+                X0 = X
             Y0 = X0 @ W0.to(X0).mT
             H, cross = H + gram(X).to(device), cross + gram(X, Y0).to(device)
             energy = energy + Y0.double().square().sum(dim=1).to(device)

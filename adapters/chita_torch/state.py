@@ -61,6 +61,10 @@ class AllOrNothing(Transaction):
         self.on_failure(
             _write, [(s.parameter, s.parameter.detach().clone()) for s in slots]
         )
+        for slot in slots:
+            needed = slot.parameter.requires_grad
+            self.at_the_end(slot.parameter.requires_grad_, needed)
+            slot.parameter.requires_grad_()
         modules = list(self._model.modules())
         parts = [(m, m.training, dict(m._parameters)) for m in modules]
         self.at_the_end(_restore_modules, parts)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from .batches import Tree, n_samples
 from .calls import Call, Part, Watch
@@ -162,7 +163,15 @@ def collect(
         outputs = [output for _, output in recorder.seen]
         gradients: Sequence[Tensor | None] = [None] * len(outputs)
         if loss.requires_grad and outputs:
-            gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
+            try:
+                gradients = torch.autograd.grad(loss, outputs, allow_unused=True)
+            except CheckpointError as error:
+                msg = (
+                    "a part of the model is a checkpoint (torch.utils.checkpoint), "
+                    "which computes it again where its calls are not seen. Switch "
+                    "checkpoints off while pruning, or use objective='gradients'."
+                )
+                raise ValueError(msg) from error
         counts = Counter(call.part for call, _ in recorder.seen)
         for (call, _), gradient in zip(recorder.seen, gradients, strict=True):
             where, part = place(layout, call.part), call.part
