@@ -40,5 +40,5 @@ __all__ = [
 
 # So that torch.load(weights_only=True), the default, reads files of them.
 torch.serialization.add_safe_globals(
-    [LayerReport, PruningReport, SparseExport, Stage, TensorExport, Trial]
+    [LayerFit, LayerReport, PruningReport, SparseExport, Stage, TensorExport, Trial]
 )

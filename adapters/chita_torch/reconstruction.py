@@ -170,6 +170,10 @@ class Reconstruction:
         )
         divided = perf_counter() - start - seconds
         pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
+        for part in () if self.grouped else self._idle:  # the largest, to the digit
+            score, n = present[part].abs(), int(mask[part].sum())
+            mask[part] = torch.as_tensor(Cardinality(n).best_mask(score)).to(mask)
+            pruned[part] = torch.where(mask[part].to(score.device), present[part], 0.0)
         trials: list[Trial] = []
         best: tuple[Trial, Layers] | None = None
 
