@@ -5,8 +5,8 @@
 
 ``pattern="2:4"`` keeps two of every four consecutive weights of each row, the form
 that sparse tensor cores read; any n:m works the same way. Choosing the two by their
-size costs accuracy; choosing them by the loss, and moving the two that stay, costs
-less. At the end, what the pruned model takes on disk.
+size costs accuracy; choosing them by what the layers do, and moving the two that stay,
+costs less. At the end, what the pruned model takes on disk.
 """
 
 import copy
@@ -89,8 +89,6 @@ for n, m in ((2, 4), (1, 4), (1, 8)):
         loss,
         pattern=(n, m),
         exclude="0",
-        stages=10,
-        extra_stages=3,
         samples_per_gradient=8,
         progress=False,
         random_state=0,
