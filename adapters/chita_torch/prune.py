@@ -249,7 +249,8 @@ def prune(
     4 n p bytes for A, about as much again in the solver, and a copy of the weights.
     By reconstruction: a forward and a backward pass, two forward passes for each ridge
     tried, and for a layer of d inputs O(d^3) and some hundred times its weights times
-    d. Memory: 8 d^2 bytes for each layer, and the activations of all samples.
+    d. Memory: 16 d^2 bytes for each layer, 100 for each weight, and the activations of
+    all samples.
 
     References
     ----------

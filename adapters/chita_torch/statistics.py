@@ -29,6 +29,7 @@ from .memory import available_bytes
 
 ROWS = 64  # rows of X read, at most, for each of its columns
 CHUNK_BYTES = 2**26  # of X at a time
+WEIGHT_BYTES = 100  # of a weight, while the budget is divided
 WORKSPACE = 4  # Gram matrices that the solve of a layer takes: H, eigenvectors, factors
 
 
@@ -86,16 +87,19 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
 
 
 def check_memory(layout: Layout, device: torch.device) -> int:
-    """Return the bytes of all H; refuse those that will not fit, saying what would.
+    """Return the bytes that layers and budget take; refuse those that will not fit.
 
-    A convolution in groups has as many H as groups; the least, one, is counted.
+    Of each layer H and its eigenvectors are held (a convolution in groups has as many
+    as groups; the least, one, is counted), and some numbers for each weight while the
+    budget is divided.
     """
     sizes = {s.name: 8 * (s.size // _n_rows(s)) ** 2 for s in layout.slots}
-    needed, free = sum(sizes.values()), available_bytes(device)
+    needed = 2 * sum(sizes.values()) + WEIGHT_BYTES * len(layout)
+    free = available_bytes(device)
     if free is not None and WORKSPACE * max(sizes.values()) + needed > free:
         name = max(sizes, key=lambda each: sizes[each])
         msg = (
-            f"the moments of the layers need about {needed / 2**30:.1f} GiB, and the "
+            f"the moments of the layers and their budget need about {needed / 2**30:.1f} GiB, and the "
             f"largest, {name!r}, {WORKSPACE * sizes[name] / 2**30:.1f} GiB more to be "
             f"solved; {free / 2**30:.1f} GiB are free on {device}. Leave layers out "
             "with exclude=, or prune by objective='gradients' with block_size=."
