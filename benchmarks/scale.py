@@ -6,10 +6,10 @@
 
 "efficientnet": EfficientNet-Lite0 (Tan and Le, 2019), 4.6 million weights, as it is
 drawn, on random images of 224 x 224 pixels; the defaults of `prune`. "transformer":
-blocks of width 768 as in GPT-2 small, twelve of them with 85 million weights, as they are drawn,
-on random symbols; by reconstruction, with a fixed ridge. Each runs in a process of its
-own, whose largest memory is what is reported, beside what `prune` says before it takes
-any. Results go to ``benchmarks/results/networks.json``.
+blocks of width 768 as in GPT-2 small, twelve of them with 85 million weights, as they
+are drawn, on random symbols; by reconstruction, with a fixed ridge. Each runs in a
+process of its own, whose largest memory is what is reported, beside what `prune` says
+before it takes any. Results go to ``benchmarks/results/networks.json``.
 """
 
 from __future__ import annotations

@@ -98,11 +98,13 @@ def check_memory(layout: Layout, device: torch.device) -> int:
     free = available_bytes(device)
     if free is not None and WORKSPACE * max(sizes.values()) + needed > free:
         name = max(sizes, key=lambda each: sizes[each])
+        most = WORKSPACE * sizes[name]
         msg = (
-            f"the moments of the layers and their budget need about {needed / 2**30:.1f} GiB, and the "
-            f"largest, {name!r}, {WORKSPACE * sizes[name] / 2**30:.1f} GiB more to be "
-            f"solved; {free / 2**30:.1f} GiB are free on {device}. Leave layers out "
-            "with exclude=, or prune by objective='gradients' with block_size=."
+            "the moments of the layers and their budget need about "
+            f"{needed / 2**30:.1f} GiB, and the largest, {name!r}, {most / 2**30:.1f} "
+            f"GiB more to be solved; {free / 2**30:.1f} GiB are free on {device}. "
+            "Leave layers out with exclude=, or prune by objective='gradients' with "
+            "block_size=."
         )
         raise MemoryError(msg)
     return needed
