@@ -112,6 +112,22 @@ class Constraints:
             return Groups(k, np.tile(labels, self.n_targets if shared else 1), required)
         return Including(k, self.required) if self.required else Cardinality(k)
 
+    def check_ties(self, n_solutions: int) -> None:
+        """Raise where more than one solution is asked for that cannot be."""
+        given = {
+            "positive": self.signs is not None,
+            "groups": self.labels is not None,
+            f"target_support={self.target_support!r}": self.jointly,
+        }
+        for name in [name for name, there in given.items() if there]:
+            if n_solutions > 1:
+                msg = (
+                    f"n_solutions={n_solutions} and {name} cannot be combined: the "
+                    "next best supports are found by exchanges of single features, "
+                    "without signs and target by target. Pass n_solutions=1."
+                )
+                raise ValueError(msg)
+
     @property
     def _least(self) -> int:
         """The smallest k with room for what is required."""

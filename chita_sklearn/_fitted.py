@@ -138,6 +138,25 @@ class Targets:
             stacked, constants = stacked[0, :], constants[0]
         return {"coef_": stacked, "intercept_": constants}
 
+    def _listed(self) -> dict[str, np.ndarray]:
+        """The supports of each target, the best first, in units of F.
+
+        Where several targets are one problem, a feature of any of them is in.
+        """
+        each = [(one, *one.others) for one in self.solutions]
+        rows = [(t, s) for t, found in enumerate(each) for s in found]
+        values = values_of([s for _, s in rows], self._n)
+        supports, p = np.empty(len(rows), dtype=object), self._constraints.n_features
+        for place, (_, s) in enumerate(rows):
+            chosen = to_host(s.coef != 0).reshape(-1, p).any(axis=0)
+            supports[place] = np.flatnonzero(chosen)
+        return {
+            "target": np.asarray([t for t, _ in rows], dtype=np.int64),
+            "support": supports,
+            "objective": values.objectives,
+            "gap": values.gaps,
+        }
+
     def record(self) -> dict[str, Any]:
         """Supports and statistics, once all targets are solved."""
         xp = self.xp
@@ -158,17 +177,21 @@ class Targets:
             "gap_": values.gaps.tolist(),
         }
         supports = [xp.nonzero(coef != 0)[0] for coef in self._coefs]
+        worth_knowing = {"contributions_": worth, "solutions_": self._listed()}
         if self.n_targets is None or self._joint:
             own = {"support_": supports if self._joint else supports[0]}
-            own["contributions_"] = worth
-            return own | {name: values[0] for name, values in record.items()}
+            return (
+                own
+                | worth_knowing
+                | {name: values[0] for name, values in record.items()}
+            )
         record["support_"] = supports
         # Statistics that float32 would round are kept in the widest type there is.
         device = self._coefs[0].device
         wide = float_dtypes(xp, device)[0]
         types = {name: wide for name in ("objective_", "lower_bound_", "gap_")}
         types["n_iter_"] = xp.int64
-        return {"contributions_": worth} | {
+        return worth_knowing | {
             name: xp.asarray(values, dtype=types[name], device=device)
             if name in types
             else values

@@ -63,6 +63,7 @@ REMEDIES = {
     "max_iter": "Pass the largest number of iterations of one descent.",
     "tol": "Pass a finite non-negative number; 0 asks for a complete proof.",
     "time_limit": "Pass seconds, more than 0, or None for no limit.",
+    "n_solutions": "Pass how many supports to list, 1 for the answer alone.",
     "warm_start": "Pass True or False.",
     "random_state": "Pass an int for the same answer at each call.",
 }

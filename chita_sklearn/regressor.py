@@ -180,6 +180,14 @@ class ChitaRegressor(
         alone decides; such answers depend on the speed of the machine. None for no
         limit.
 
+    n_solutions : int, default=1
+        How many supports to list in `solutions_`: the answer, and the next best ones
+        known. All supports are ranked where there are at most 1,000, with
+        ``solver="exact"`` 100,000. Else the list has what the search has met and what
+        one exchange of a listed support leads to, so that a rival which differs in
+        several features may be missing. Each costs up to five passes of O(n p k). Not
+        for `positive`, `groups`, and several targets that are one problem.
+
     warm_start : bool, default=False
         Whether to start from the coefficients of the previous fit. They are used where
         shape, dtype, array library and device are the same as this fit's, and the
@@ -219,6 +227,12 @@ class ChitaRegressor(
 
     solver_history_ : tuple of str or list of tuples of str
         What the solver ran, in order, in words.
+
+    solutions_ : dict of ndarrays
+        One entry for each of the `n_solutions` best supports, of one target after the
+        other, the answer first: ``target``, ``support`` (indices), ``objective`` and
+        ``gap``, which says how far it may be above the best of all. A pandas DataFrame
+        can be made of it.
 
     chosen_ : ndarray of str or list of ndarrays of str
         Names of the features in `support_`: those of the columns of X, or x0, x1, ...
@@ -301,6 +315,7 @@ class ChitaRegressor(
             Number(Real, 0, 1, closed="right"),
             None,
         ],
+        "n_solutions": [Number(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         **CONSTRAINTS,
     }
@@ -314,6 +329,7 @@ class ChitaRegressor(
     support_: Array
     k_: int
     contributions_: dict[str, np.ndarray]
+    solutions_: dict[str, np.ndarray]
     objective_: Array
     lower_bound_: Array
     gap_: Array
@@ -340,6 +356,7 @@ class ChitaRegressor(
         max_iter: int = 100,
         tol: float = 1e-4,
         time_limit: float | None = None,
+        n_solutions: int = 1,
         warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
@@ -357,6 +374,7 @@ class ChitaRegressor(
         self.max_iter = max_iter
         self.tol = tol
         self.time_limit = time_limit
+        self.n_solutions = n_solutions
         self.warm_start = warm_start
         self.random_state = random_state
 
@@ -637,6 +655,7 @@ class ChitaRegressor(
 
         `stacklevel` is the number of frames to the user's: his line is warned of.
         """
+        constraints.check_ties(int(self.n_solutions))
         # One seed for all targets: each gets what a fit of its own would give it.
         seed = resolved_seed(self.random_state)
         progress = Progress(self, 1 if constraints.jointly else len(starts), inputs)
@@ -648,6 +667,7 @@ class ChitaRegressor(
             max_iter=int(self.max_iter),
             tol=float(self.tol),
             random_state=seed,
+            n_solutions=int(self.n_solutions),
         )
         clock = Deadline(self.time_limit)
         if constraints.jointly:

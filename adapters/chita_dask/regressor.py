@@ -190,6 +190,9 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
     time_limit : float or None, default=None
         Seconds for the search on the client, once the rows are summed.
 
+    n_solutions : int, default=1
+        How many supports to list in `solutions_`.
+
     warm_start : bool, default=False
         Whether to start from the coefficients of the previous fit.
 
@@ -259,6 +262,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
         max_iter: int = 100,
         tol: float = 1e-4,
         time_limit: float | None = None,
+        n_solutions: int = 1,
         warm_start: bool = False,
         random_state: Any = None,
         client: Any = None,
@@ -277,6 +281,7 @@ class DaskChitaRegressor(_OnDask, ChitaRegressor):
             max_iter=max_iter,
             tol=tol,
             time_limit=time_limit,
+            n_solutions=n_solutions,
             warm_start=warm_start,
             random_state=random_state,
         )

@@ -278,15 +278,16 @@ def _swap(
             problem, pattern, solution, max_iter=limit, tol=tol, on_step=on_step
         )
     if n_restarts and not solution.gap <= tol:
+        search = Restarts(n_restarts, rng, walkers=bounds)
         solution = swaps(
             problem,
             pattern,
             solution,
             max_iter=max_iter,
-            search=Restarts(n_restarts, rng, walkers=bounds),
+            search=search,
             on_step=on_step,
         )
-        status = solution.status
+        solution, status = replace(solution, met=search.met), solution.status
     if not bounds:
         return solution
     if problem.mu > 0:

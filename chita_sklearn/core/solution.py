@@ -53,6 +53,10 @@ class Solution:
         (proven by the bound): a search may leave them alone.
     history : tuple of str
         What ran, in order, and what each step reached.
+    met : tuple of tuples of int
+        Local optima that a search has met besides, the best first, as indices.
+    others : tuple of Solution
+        The next best supports, where they were asked for, the best first.
     """
 
     coef: Array
@@ -63,6 +67,8 @@ class Solution:
     status: Status = Status.CONVERGED
     fixed: tuple[Array, Array] | None = None
     history: tuple[str, ...] = ()
+    met: tuple[tuple[int, ...], ...] = ()
+    others: tuple[Solution, ...] = ()
 
     @property
     def gap(self) -> float:

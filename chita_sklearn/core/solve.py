@@ -11,10 +11,11 @@ import numpy as np
 from . import initial
 from .arrays import Array
 from .deadline import Deadline, OnStep
+from .improvers.near_ties import near_ties
 from .improvers.targets import fit_support
 from .linalg import one_blas_thread
 from .patterns.matroids import Pattern
-from .plans import PLANS, SOLVERS, choose, passes
+from .plans import ENUMERATE_UP_TO, EXACT_UP_TO, PLANS, SOLVERS, choose, passes
 from .refit.backsolve import backsolve, unsolved
 from .refit.minimum import bounded, measured
 from .refit.nonnegative import signed_backsolve
@@ -38,6 +39,7 @@ def solve(
     random_state: int | np.random.Generator | None = None,
     on_step: OnStep | None = None,
     bounds: bool = True,
+    n_solutions: int = 1,
 ) -> Solution:
     """Minimise n F(w) = 1/2 ||b - A w||^2 + mu/2 ||w - w_bar||^2 over a pattern.
 
@@ -90,6 +92,9 @@ def solve(
         Whether plan "swap" looks for a lower bound. Without, the bound of a search by
         swaps is nan, nothing is said of dependent columns, and no walkers follow the
         restarts: for candidates that only their predictions are wanted of.
+    n_solutions : int, default=1
+        How many supports to return, the answer and its `others`; see `near_ties`. More
+        than one is for a single problem with a pattern that is a matroid.
 
     Returns
     -------
@@ -123,14 +128,16 @@ def solve(
             on_step=clock,
             bounds=bounds,
         )
-    xp = problem.xp
-    # A zero column fits nothing: its coefficient is what w_bar asks for.
-    idle = problem.column_norms() == 0
-    if problem.prior is not None:
-        idle = idle & (problem.prior == 0)
-    coef = xp.where(idle, xp.zeros_like(solution.coef), solution.coef)
-    coef = problem.rounded(coef)
-    objective = measured(problem, coef)
+        found = [solution]
+        if n_solutions > 1:
+            few = EXACT_UP_TO if solver == "exact" else ENUMERATE_UP_TO
+            found = near_ties(
+                *(part, pattern, solution, n_solutions),
+                all_up_to=few,
+                stop=clock.over,
+            )
+    solution = found[0]
+    coef, objective = _as_returned(problem, solution.coef)
     bound = bounded(problem, objective, solution.lower_bound)
     status = _status(solution.status, bound == objective, clock.passed)
     late = [f"time limit of {time_limit:.3g} s reached"] if clock.passed else []
@@ -142,7 +149,26 @@ def solve(
         status=status,
         n_iter=max(solution.n_iter, 1),
         history=(why, *solution.history, *late),
+        others=tuple(_beside(problem, one, bound) for one in found[1:]),
     )
+
+
+def _as_returned(problem: Any, coef: Array) -> tuple[Array, float]:
+    """Coefficients in the problem's type, and n F at them."""
+    xp = problem.xp
+    # A zero column fits nothing: its coefficient is what w_bar asks for.
+    idle = problem.column_norms() == 0
+    if problem.prior is not None:
+        idle = idle & (problem.prior == 0)
+    coef = problem.rounded(xp.where(idle, xp.zeros_like(coef), coef))
+    return coef, measured(problem, coef)
+
+
+def _beside(problem: Any, solution: Solution, bound: float) -> Solution:
+    """A solution that is not the answer, above the same bound."""
+    coef, objective = _as_returned(problem, solution.coef)
+    bound = min(bound, objective) if bound == bound else bound
+    return replace(solution, coef=coef, objective=objective, lower_bound=bound, met=())
 
 
 def _status(status: Status, optimal: bool, late: bool) -> Status:

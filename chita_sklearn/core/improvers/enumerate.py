@@ -92,6 +92,25 @@ def enumerate_supports(problem: LeastSquares, pattern: Pattern) -> Solution:
     )
 
 
+def ranked(
+    problem: LeastSquares, pattern: Pattern, count: int
+) -> list[tuple[int, ...]]:
+    """The supports, at most `count`, that explain most of n F(0), the best first.
+
+    As far as one Gram matrix tells: of those that it does not tell apart, any.
+    """
+    score, k = _Score(problem.original), pattern.size
+    supports = pattern.supports(problem.p)
+    best, values = np.empty((0, k), dtype=np.intp), np.empty(0)
+    while chunk := list(islice(supports, max(CHUNK // max(k, 1) ** 2, 1))):
+        scored = score(np.asarray(chunk, dtype=np.intp).reshape(len(chunk), k))
+        best = np.concatenate([best, scored.S])
+        values = np.concatenate([values, scored.least])
+        order = np.argsort(-values, kind="stable")[:count]
+        best, values = best[order], values[order]
+    return [tuple(S) for S in best.tolist()]
+
+
 def _refitted(problem: LeastSquares, S: np.ndarray) -> Solution:
     """Minimise on a support; with what its minimum is at least, or nan."""
     index = problem.xp.asarray(S, device=problem.device)

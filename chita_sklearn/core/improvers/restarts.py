@@ -36,9 +36,12 @@ GAINS, ENTRIES = 1e4, 1e5
 # Share of the last restarts that led back to the best support, from which on it is
 # taken for the best of all.
 EASY = 0.85
+PROBE = 10  # restarts in a row without a better support, after which that is judged
 # Supports that walk together, and steps between two mixings: twice as many of either
 # cost twice the time and found as much. The best third is kept and mixed.
 WALKERS, STEPS, KEPT = 32, 20, 10
+MET = 100  # local optima that are kept for those who ask for more than one solution
+STALE = 5  # rounds in a row in which a population finds nothing better, and then ends
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
 
@@ -68,6 +71,7 @@ class Restarts:
         self.done = self.better = 0
         self.rounds = 0
         self._failed, self._walked = 0, not walkers
+        self._met: dict[tuple[int, ...], float] = {}
         self._rng = rng
 
     def room(self, problem: LeastSquares, k: int) -> int:
@@ -84,35 +88,53 @@ class Restarts:
             f"{walked}"
         )
 
+    @property
+    def met(self) -> tuple[tuple[int, ...], ...]:
+        """The local optima met, the best first, as indices; `MET` at most."""
+        return tuple(sorted(self._met, key=self._met.__getitem__, reverse=True)[:MET])
+
+    def _meet(self, W: WorkingSet, S: np.ndarray, value: float) -> None:
+        self._met[tuple(np.sort(W.members[S]).tolist())] = value
+        if len(self._met) > 10 * MET:
+            self._met = {S: self._met[S] for S in self.met}
+
     def __call__(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
     ) -> np.ndarray:
         """Return the best support found; S itself where none is better."""
         if len(S) == len(W.members) or W.locked[S].all():
             return S
-        S, same, stopped = self._restart(W, S, stop)
-        if stopped or same >= EASY or self._walked or len(S) < W.pattern.size:
+        few = min(self.n_restarts, PROBE)
+        S, same, stopped = self._restart(W, S, stop, few)
+        if stopped:
             return S
-        if len(S) * len(W.members) > together(W):
-            return S
-        self._walked = True
-        return self._evolve(W, S, stop)
+        fits = len(S) * len(W.members) <= together(W)
+        if same < EASY and fits and not self._walked and len(S) == W.pattern.size:
+            self._walked = True
+            return self._evolve(W, S, stop)
+        return self._restart(W, S, stop, self.n_restarts)[0]
 
     def _restart(
-        self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
+        self,
+        W: WorkingSet,
+        S: np.ndarray,
+        stop: Callable[[np.ndarray], bool],
+        most_failed: int,
     ) -> tuple[np.ndarray, float, bool]:
-        """Perturb until `n_restarts` in a row have failed.
+        """Perturb until so many in a row have failed.
 
         Returns the best support, the share of attempts that led back to it, and whether
         to stop.
         """
         best, most = W.value(S), 20 * len(S) + 100
         back = tried = 0
-        while self._failed < self.n_restarts:
+        while self._failed < most_failed:
             self.done += 1
             self._failed += 1
             tried += 1
             new, value, _ = improve(W, self._perturb(W, S), max_swaps=most)
+            if len(new) == W.pattern.size:
+                self._meet(W, new, value)
             if value > best * GAINED:
                 S, best, self._failed, back, tried = new, value, 0, 0, 0
                 self.better += 1
@@ -127,27 +149,39 @@ class Restarts:
     ) -> np.ndarray:
         """Walk from many supports, then from mixtures of the best ones met.
 
-        Until as many rounds in a row as half the restarts have found nothing better.
+        Until as many rounds in a row as half the restarts have found nothing better. A
+        population that is stale, or all alike, gives way to a new one with S in it.
         """
-        group, best, failed = self._starts(W, S), W.value(S), 0
-        elite, values = group[:0], np.empty(0)
-        while failed < max(self.n_restarts // 2, 1) and len(group) > 1:
-            self.rounds += 1
-            failed += 1
-            found, reached = walk(W, group, STEPS, self._rng)
-            everyone = np.concatenate([elite, found]), np.concatenate([values, reached])
-            elite, values = (best_of[:KEPT] for best_of in distinct(*everyone))
-            if values[0] > best * GAINED:
-                S, best, failed = elite[0], values[0], 0
-            if stop(S) or len(elite) == 1:
+        best, failed, ended = W.value(S), 0, False
+        while not ended:
+            group, stale = self._starts(W, S), 0
+            elite, values = group[:0], np.empty(0)
+            if len(group) == 1:
                 break
-            pairs = [
-                self._rng.choice(len(elite), 2, replace=False) for _ in range(WALKERS)
-            ]
-            group = np.array(
-                [mixed(W, elite[a], elite[b], self._rng) for a, b in pairs]
-            )
+            while not ended and stale < STALE and not (stale and len(elite) == 1):
+                self.rounds += 1
+                failed, stale = failed + 1, stale + 1
+                if len(elite) > 1:
+                    group = self._mixed(W, elite)
+                found, reached = walk(W, group, STEPS, self._rng)
+                top = values[0] if len(values) else 0.0
+                elite, values = distinct(
+                    np.concatenate([elite, found]), np.concatenate([values, reached])
+                )
+                elite, values = elite[:KEPT], values[:KEPT]
+                for support, value in zip(elite, values, strict=True):
+                    self._meet(W, support, float(value))
+                if values[0] > top * GAINED:
+                    stale = 0
+                if values[0] > best * GAINED:
+                    S, best, failed = elite[0], values[0], 0
+                ended = stop(S) or failed >= max(self.n_restarts // 2, 1)
         return improve(W, S, max_swaps=20 * len(S) + 100)[0]
+
+    def _mixed(self, W: WorkingSet, elite: np.ndarray) -> np.ndarray:
+        """As many mixtures of two of the best supports as there are walkers."""
+        pairs = [self._rng.choice(len(elite), 2, replace=False) for _ in range(WALKERS)]
+        return np.array([mixed(W, elite[a], elite[b], self._rng) for a, b in pairs])
 
     def _starts(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:
         """Different supports of the size of S: itself, and others selected at random.

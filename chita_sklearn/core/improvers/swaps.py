@@ -7,7 +7,7 @@ When no coordinate gains, the support is swap-optimal among all. Notation: `swap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -201,29 +201,44 @@ def _scan(
 
     It is -inf for those of the support and those known to be `outside` of better ones.
     """
+    xp, k = problem.xp, pattern.size
+    gain = problem.zeros(problem.p)
+    for cols, _, each in exchanges(problem, pattern, S, g, h):
+        gain[cols] = each[0, ...] if len(S) < k else xp.max(each, axis=0)
+    return xp.where(outside, xp.full_like(gain, -float("inf")), gain)
+
+
+def exchanges(
+    problem: LeastSquares, pattern: Pattern, S: np.ndarray, g: Array, h: Array
+) -> Iterator[tuple[slice, float, Array]]:
+    """Yield the gains of every exchange, or of joining a support that is not full.
+
+    Some columns at a time: their slice, what S explains of n F(0), and the gains, shape
+    (|S|, columns), or (1, columns) where S is not full; -inf where not allowed.
+    """
     xp, p, s = problem.xp, problem.p, len(S)
     S_A = xp.asarray(S, device=problem.device)
     A_S = problem.select(S_A)
     H_SS = to_host(A_S.gram()) + problem.mu * np.eye(s)
     P = xp.asarray(inverse(H_SS), device=problem.device)
-    w = P @ xp.take(g, S_A)
-    gain = problem.zeros(p)
-    step = max(cast_block(gain) // max(s, 1), 1)
+    g_S = xp.take(g, S_A)
+    w = P @ g_S
+    value, shut = 0.5 * float(g_S @ w), mask_of(p, S_A)
+    step = max(cast_block(h) // max(s, 1), 1)
     for start in range(0, p, step):
         cols = slice(start, min(start + step, p))
         H_OS = A_S.cross(cols)
         if s < pattern.size:
-            gain[cols] = add_gains(H_OS, P, w, g[cols], h[cols], xp)
-            continue
-        H_SO = xp.matrix_transpose(H_OS)
-        each = swap_gains(H_SO, P, w, g[cols], h[cols], xp)
-        O = xp.arange(cols.start, cols.stop, device=problem.device)
-        allowed = pattern.exchangeable(S_A, O)
-        if allowed is not None:
-            each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
-        gain[cols] = xp.max(each, axis=0)
-    shut = mask_of(p, S_A) | outside
-    return xp.where(shut, xp.full_like(gain, -float("inf")), gain)
+            each = add_gains(H_OS, P, w, g[cols], h[cols], xp)[None, :]
+        else:
+            H_SO = xp.matrix_transpose(H_OS)
+            each = swap_gains(H_SO, P, w, g[cols], h[cols], xp)
+            O = xp.arange(cols.start, cols.stop, device=problem.device)
+            allowed = pattern.exchangeable(S_A, O)
+            if allowed is not None:
+                each = xp.where(allowed, each, xp.full_like(each, -float("inf")))
+        each = xp.where(shut[cols], xp.full_like(each, -float("inf")), each)
+        yield cols, value, each
 
 
 def _largest(score: Array, size: int) -> np.ndarray:
