@@ -290,6 +290,7 @@ def _regression():
         lambda: PathDisplay.from_path(
             chita_path(X, np.column_stack([Y, X]), 2, target_support="shared")
         ),
+        lambda: fit(n_solutions=2, positive=True),
         lambda: fit(solver="dual", positive=True),
         lambda: solve(blocks, Cardinality(2), solver="swap"),
         lambda: backsolver(SimpleNamespace(structure="diagonal")),
