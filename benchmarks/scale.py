@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         return self.head(self.blocks(self.symbol(x)))
 
 
-def run(network: str, blocks: int, sparsity: float) -> dict:
+def run(network: str, blocks: int, sparsity: float, device: str) -> dict:
     """Prune in this process; return what is recorded."""
     torch.manual_seed(0)
     options: dict = {"sparsity": sparsity, "random_state": 0, "progress": False}
@@ -133,10 +133,22 @@ def run(network: str, blocks: int, sparsity: float) -> dict:
     logger = logging.getLogger("chita_torch.prune")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    model = model.to(device).eval()
+    batches = [
+        batch.to(device)
+        if isinstance(batch, Tensor)
+        else tuple(part.to(device) for part in batch)
+        for batch in batches
+    ]
     p = len(Layout.of(model, exclude=options.get("exclude")))
     start, cpu = time.perf_counter(), time.process_time()
-    report = prune(model.eval(), batches, loss_fn, **options)
+    report = prune(model, batches, loss_fn, **options)
+    place = {"device": device}
+    if device != "cpu":
+        place["device"] = torch.cuda.get_device_name()
+        place["device_gib"] = torch.cuda.max_memory_allocated() / GIB
     return {
+        **place,
         "network": network,
         "n_weights": p,
         "sparsity": sparsity,
@@ -159,18 +171,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--networks", default="efficientnet,transformer")
     parser.add_argument("--blocks", type=int, default=12, help="of the transformer")
     parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--here", action="store_true", help="in this process")
     options = parser.parse_args(argv)
     if options.here:
-        print(json.dumps(run(options.networks, options.blocks, options.sparsity)))
+        chosen = options.networks, options.blocks, options.sparsity, options.device
+        print(json.dumps(run(*chosen)))
         return 0
     for network in options.networks.split(","):
         command = [sys.executable, "-m", "benchmarks.scale", "--here", "--networks"]
         command += [network, "--blocks", str(options.blocks)]
-        command += ["--sparsity", str(options.sparsity)]
+        command += ["--sparsity", str(options.sparsity), "--device", options.device]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         result = json.loads(done.stdout.splitlines()[-1])
-        key = {name: result[name] for name in ("network", "n_weights", "sparsity")}
+        names = "network", "n_weights", "sparsity", "device"
+        key = {name: result[name] for name in names}
         record("networks", key, result)
         print(json.dumps(result), flush=True)
     return 0
