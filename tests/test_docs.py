@@ -489,6 +489,8 @@ def _pruning():
         lambda: run(scope="layer", sparsity=0.5, min_density=0.1),
         lambda: run(sparsity=0.9, min_density=0.2),
         lambda: run(include="nothing"),
+        lambda: run(cost="time"),
+        lambda: run(cost="flops", pattern="2:4"),
         lambda: run(include=[1]),
         lambda: run(nn.LayerNorm(8)),
         lambda: run(nn.Sequential(nn.LazyLinear(2))),

@@ -25,6 +25,7 @@ from .checks import (
     check_share,
     check_split,
 )
+from .costs import Cost, check_cost, within
 from .distributed import check_alone, check_whole
 from .gradients import LossFunction, matrix_bytes, over_pieces
 from .kinds import bare
@@ -67,7 +68,8 @@ def prune(
     pattern: str | Sequence[int] | None = None,
     include: Selector | Iterable[Selector] | None = None,
     exclude: Selector | Iterable[Selector] | None = None,
-    min_density: float = 0.0,
+    min_density: float | Mapping[str, float] = 0.0,
+    cost: Cost = "weights",
     stages: int = 1,
     extra_stages: int = 0,
     schedule: Schedule = "exponential",
@@ -167,8 +169,15 @@ def prune(
         embeddings (and weights tied to them), routers of experts, adapters such as
         LoRA's, or weights that are frozen beside others that train, unless included.
         The report names the last three.
-    min_density : float, default=0.0
-        Share of each layer that is kept whatever the global budget says.
+    min_density : float or dict of str to float, default=0.0
+        Share of each layer that is kept whatever the global budget says; or of the
+        layers that match a name. (A layer that is to be 80 % sparse at most: 0.2.)
+    cost : {"weights", "flops", "bytes"} or dict of str to float, default="weights"
+        What ``sparsity`` is a share of: the number of weights; the operations they
+        take for a sample, as counted on the batches; the bytes of their types; or what
+        a weight of the layers that match a name costs, others 1. The budget is divided
+        among the layers by what the diagonal of the model of the loss predicts, and
+        never exceeded.
     stages : int, default=1
         How many times to prune, up to the final sparsity.
     extra_stages : int, default=0
@@ -323,6 +332,7 @@ def prune(
         include=include,
         exclude=exclude,
     )
+    check_cost(cost, scope, pattern)
     if objective != "gradients":
         targets = [join_targets(targets)]  # the layers are solved one by one anyway
     layout = Layout.join([target.layout for target in targets])
@@ -359,6 +369,16 @@ def prune(
             seed,
             lambda count: bar.update(count),
         )
+        spent: tuple[str, ...] = ()
+        if cost != "weights":
+            first, note = within(
+                setting,
+                targets[0],
+                cost,
+                over_pieces(own.drawn if loss_fn is None else loss_fn),
+                over_pieces(own.outputs if loss_fn is None else loss_fn),
+            )
+            targets, spent = [first], (note,)
         method: Objective
         if objective == "gradients":
             method = ByGradients(setting, search)
@@ -429,7 +449,7 @@ def prune(
             loss_before=loss_before,
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,
-            notes=(*left, *notes, *method.notes),
+            notes=(*left, *spent, *notes, *method.notes),
         )
 
 

@@ -128,7 +128,16 @@ class Target:
     sparsity: float | None = None
     per_layer: tuple[float, ...] | None = None
     n_of_m: tuple[int, int] | None = None
-    min_density: float = 0.0
+    min_density: tuple[float, ...] = ()  # one per layer, or none
+
+    def floors(self, most: int) -> list[int]:
+        """Weights that each layer keeps in any case, rounded down beyond ``most``."""
+        shares = self.min_density or (0.0,) * len(self.layout.slots)
+        pairs = list(zip(shares, self.layout.sizes(), strict=True))
+        floors = [round(share * size) for share, size in pairs]
+        if sum(floors) > most:  # by rounding
+            floors = [int(share * size + ROUNDING) for share, size in pairs]
+        return floors
 
     def at(self, fraction: float) -> Any:
         """Return the core's pattern, ``fraction`` of the way to the end."""
@@ -144,12 +153,9 @@ class Target:
             return PerBlock(layout.labels().numpy(), sizes)
         assert self.sparsity is not None
         k = kept(sparsity_on_the_way(self.sparsity, fraction), p)
-        if self.min_density == 0:
+        if not any(self.min_density):
             return Cardinality(k)
-        floors = [round(self.min_density * size) for size in layout.sizes()]
-        if sum(floors) > k:  # by rounding
-            floors = [int(self.min_density * s + ROUNDING) for s in layout.sizes()]
-        return WithFloor(k, layout.labels().numpy(), floors)
+        return WithFloor(k, layout.labels().numpy(), self.floors(k))
 
 
 def kept(sparsity: float, p: int) -> int:
@@ -178,7 +184,7 @@ def make_targets(
     density: float | None,
     scope: str | Mapping[str, float],
     pattern: str | Sequence[int] | None,
-    min_density: float,
+    min_density: float | Mapping[str, float],
     include: Any,
     exclude: Any,
 ) -> list[Target]:
@@ -222,24 +228,44 @@ def make_targets(
             "weights), density, pattern, or sparsities by name in scope."
         )
         raise ValueError(msg)
-    min_density = check_share("min_density", min_density)
+    if isinstance(min_density, Mapping):
+        for name, share in min_density.items():
+            check_share(f"min_density[{name!r}]", share)
+    else:
+        min_density = check_share("min_density", min_density)
     if min_density and (scope != "global" or n_of_m is not None):
         msg = (
             f"min_density={min_density} is a floor under a global budget: use it with "
             "scope='global' and without pattern."
         )
         raise ValueError(msg)
-    if sparsity is not None and min_density > 1 - sparsity + ROUNDING:
+    layout = Layout.of(model, include, exclude)
+    if isinstance(scope, Mapping):
+        return [_named_target(model, layout, scope, sparsity)]
+    if scope == "layer":
+        return [Target(part, sparsity, None, n_of_m) for part in layout.split()]
+    floors = _floors(model, layout, min_density) if min_density else ()
+    least = sum(f * size for f, size in zip(floors, layout.sizes(), strict=False))
+    if sparsity is not None and least > (1 - sparsity + ROUNDING) * len(layout):
         msg = (
             f"min_density={min_density} is more than the density asked for, "
             f"{1 - sparsity:.6g}; lower it or the sparsity."
         )
         raise ValueError(msg)
-    layout = Layout.of(model, include, exclude)
-    if isinstance(scope, Mapping):
-        return [_named_target(model, layout, scope, sparsity)]
-    parts = layout.split() if scope == "layer" else [layout]
-    return [Target(part, sparsity, None, n_of_m, min_density) for part in parts]
+    return [Target(layout, sparsity, None, n_of_m, floors)]
+
+
+def _floors(
+    model: nn.Module, layout: Layout, min_density: float | Mapping[str, float]
+) -> tuple[float, ...]:
+    """A floor for each layer; the first name that matches a layer decides."""
+    if not isinstance(min_density, Mapping):
+        return (min_density,) * len(layout.slots)
+    found: dict[str, float] = {}
+    for pattern, share in min_density.items():
+        for name in select(model, include=pattern, among=layout.names):
+            found.setdefault(name, float(share))
+    return tuple(found.get(name, 0.0) for name in layout.names)
 
 
 def join_targets(targets: Sequence[Target]) -> Target:
