@@ -135,20 +135,18 @@ def admm(
             for block in blocks
         ]
     )
-    u, rho, still = xp.zeros_like(w), schedule.first, 0
+    rho, still, zero = schedule.first, 0, xp.zeros((), dtype=w.dtype, device=w.device)
     mask = space.best_mask(pattern, stiffness * w**2)
-    z = xp.where(mask, w, u)
+    v = xp.where(mask, w, zero)  # z on the support, where u is 0; elsewhere u
     for _ in range(schedule.steps):
-        parts = []
-        for block, pulled in zip(blocks, rows(z - u), strict=True):
+        parts = zip(blocks, rows(w), rows(xp.where(mask, v, -v)), strict=True)
+        for block, out, pulled in parts:
             penalty = rho * block.curvature
-            parts.append(
-                block.spectrum.solve(block.C + penalty * pulled, block.mu + penalty)
-            )
-        w = flat(parts)
-        former, mask = mask, space.best_mask(pattern, stiffness * (w + u) ** 2)
-        z = xp.where(mask, w + u, xp.zeros_like(w))
-        u = (u + w - z) / schedule.growth
+            target = block.C + penalty * pulled
+            out[...] = block.spectrum.solve(target, block.mu + penalty)
+        v = w + xp.where(mask, zero, v)
+        former, mask = mask, space.best_mask(pattern, stiffness * v**2)
+        v = xp.where(mask, v, v / schedule.growth)
         rho *= schedule.growth
         if rho > FIRM:
             still = still + 1 if bool(space.all(mask == former)) else 0
