@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -428,7 +429,11 @@ def prune(
             for number, fraction in enumerate(fractions, start=1):
                 for target in targets:
                     stage, mask = method.run(target, fraction, loss)
-                    done.append(stage)
+                    counts = {
+                        s.name: int(mask[s.start : s.stop].sum())
+                        for s in target.layout.slots
+                    }
+                    done.append(replace(stage, kept=counts))
                     masks |= target.layout.unflatten(mask)
                     loss = stage.chosen.loss
                     bar.set_postfix(

@@ -97,6 +97,8 @@ class Stage:
         With objective "auto": what was compared, and the calibration loss of each.
     taken : str
         Which of them was the least.
+    kept : dict of str to int
+        Weights of each layer after the stage.
     """
 
     layers: tuple[str, ...]
@@ -118,6 +120,7 @@ class Stage:
     fits: Mapping[str, LayerFit] = field(default_factory=dict)
     candidates: Mapping[str, float] = field(default_factory=dict)
     taken: str = ""
+    kept: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:
@@ -212,6 +215,27 @@ class PruningReport:
     def sparsity(self) -> float:
         """Share of the weights that is pruned."""
         return (self.n_weights - self.n_kept) / self.n_weights
+
+    @property
+    def sensitivity(self) -> dict[str, list[tuple[float, float, float]]]:
+        """How each layer bore its sparsities: ``(sparsity, error, loss)``, by stage.
+
+        The error is that of the layer's own outputs (`LayerFit`), nan where it was not
+        reconstructed; the loss is that of the whole network on the calibration batches.
+        """
+        sizes = {layer.name: layer.n_weights for layer in self.layers}
+        return {
+            name: [
+                (
+                    1 - stage.kept[name] / size,
+                    stage.fits[name].error if name in stage.fits else math.nan,
+                    stage.chosen.loss,
+                )
+                for stage in self.stages
+                if name in stage.kept
+            ]
+            for name, size in sizes.items()
+        }
 
     def apply_to(
         self,

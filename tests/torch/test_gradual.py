@@ -63,7 +63,7 @@ def test_zeros_stay_zero_and_the_rest_trains(case, name):
 
 def test_after_removal_every_weight_trains_again(mlp):
     model, batches, loss_fn = mlp
-    prune(model, batches, loss_fn, sparsity=0.7, **QUICK)
+    prune(model, batches, loss_fn, sparsity=0.7, objective="gradients", **QUICK)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     kept = keep_pruned(model, optimizer)
     kept.remove()

@@ -35,6 +35,21 @@ def test_the_table_shows_every_layer_and_the_total(report):
     assert f"{report.loss_after:.4f}" in text
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_each_layer_has_a_curve_of_what_its_sparsity_did(mlp, scope):
+    options = {**QUICK, "objective": "reconstruction", "scope": scope}
+    report = prune(*mlp, sparsity=0.8, stages=3, **options)
+    assert list(report.sensitivity) == [layer.name for layer in report.layers]
+    for layer in report.layers:
+        curve = report.sensitivity[layer.name]
+        assert len(curve) == 3
+        assert curve[-1][0] == pytest.approx(layer.sparsity)
+        assert curve[0][0] < curve[-1][0]
+        assert curve[-1][1] == pytest.approx(layer.error, nan_ok=True)
+        losses = [stage.chosen.loss for stage in report.stages]
+        assert [loss for _, _, loss in curve] == losses[: len(curve)]
+
+
 def test_to_dict_is_plain_data(report):
     data = json.loads(json.dumps(report.to_dict()))
     assert data["n_kept"] == 56
