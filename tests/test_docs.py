@@ -305,7 +305,14 @@ def _pruning():
     from torch.utils.checkpoint import checkpoint
 
     import chita_torch
-    from chita_torch import GradualPruner, gradients, keep_pruned, prune, refit
+    from chita_torch import (
+        GradualPruner,
+        distributed,
+        gradients,
+        keep_pruned,
+        prune,
+        refit,
+    )
     from chita_torch import statistics as moments
 
     torch.manual_seed(0)
@@ -475,6 +482,36 @@ def _pruning():
         with fake_ranks():
             run()
 
+    def on_two(fail=None, **options):
+        from torch.distributed import all_gather
+
+        def closed(*args, **kwargs):
+            raise RuntimeError("Connection closed by peer")
+
+        with fake_ranks() as group, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, "_channel_of", lambda group, timeout: group)
+            if fail == "raised":
+                said = ["", "ValueError: no."]
+                patch.setattr(distributed.Ranks, "_flags", lambda self, text: said)
+            if fail == "gone":
+                patch.setattr(distributed.dist, "all_gather", closed)
+            run(group=group, **options)
+        assert all_gather is distributed.dist.all_gather
+
+    def group_of_another():
+        with fake_ranks():
+            run(group=-100)
+
+    class Padded:
+        class batch_sampler:
+            even_batches, split_batches, num_processes = True, False, 2
+
+            class batch_sampler:
+                sampler, batch_size = range(63), 8
+
+        def __iter__(self):
+            return iter(batches)
+
     model = net()
     return [
         without_torch,
@@ -573,6 +610,17 @@ def _pruning():
         sharded,
         wrapped,
         on_one_of_two,
+        on_two,  # (The stand-in for a second rank has what this one has.)
+        lambda: on_two("raised"),
+        lambda: on_two("gone"),
+        lambda: on_two(data=Padded()),
+        lambda: on_two(
+            model=nn.Sequential(nn.Linear(8, 2), nn.SyncBatchNorm(2)),
+        ),
+        lambda: run(group="all"),
+        lambda: run(timeout=0),
+        group_of_another,
+        lambda: distributed._check_equal("x", [torch.ones(1), torch.zeros(1)]),
     ]
 
 
@@ -584,7 +632,7 @@ def fake_ranks():
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
-        yield
+        yield dist.group.WORLD
     finally:
         dist.destroy_process_group()
 

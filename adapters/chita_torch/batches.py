@@ -17,14 +17,16 @@ from collections.abc import (
     Iterator,
     Mapping,
     MutableMapping,
+    Sequence,
 )
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
+from .distributed import Ranks, check_own, check_padding
 from .interrupts import whole
 
 Tree: TypeAlias = Any  # a tensor, or mappings, tuples and lists of trees
@@ -126,6 +128,28 @@ def n_samples(batch: Tree) -> int:
     return lengths.pop()
 
 
+class Drawn:
+    """Micro-batches to be read once; `len` is how many there are."""
+
+    def __init__(self, stream: Generator[Tree, None, None], n: int) -> None:
+        self._stream, self._n = stream, n
+        self.close = stream.close
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Tree]:
+        return self._stream
+
+
+class Sample(NamedTuple):
+    """Batches of this rank, of n samples on all ranks; `before` are of those before."""
+
+    batches: list[Tree]
+    n: int
+    before: int
+
+
 class Batches:
     """Micro-batches to differentiate and whole batches to calibrate on.
 
@@ -149,12 +173,18 @@ class Batches:
         Decides which batches and micro-batches are drawn.
     split : callable or "batch", optional
         See `split_into`; every batch given is then a `Pieces`.
+    ranks : Ranks, optional
+        Each with batches of its own, and a generator in the same state. What is drawn
+        and held back is what one process would draw of all batches, rank after rank.
 
     Attributes
     ----------
     calibration : list of batches
+        Of this rank.
+    calibrated : bool
+        Whether any rank holds batches back.
     n_available : int
-        Micro-batches that are not held back.
+        Micro-batches that are not held back, on all ranks.
 
     Raises
     ------
@@ -173,7 +203,9 @@ class Batches:
         device: torch.device,
         generator: torch.Generator,
         split: Split | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        ranks = Ranks() if ranks is None else ranks
         once = not isinstance(source, Iterable) or isinstance(source, Iterator)
         if once or isinstance(source, Tensor):
             msg = (
@@ -182,6 +214,8 @@ class Batches:
                 "tensor.split(size) cuts a tensor into batches."
             )
             raise TypeError(msg)
+        if ranks.size > 1:
+            check_padding(source)
         self._source, self._device, self._generator = source, device, generator
         self._split = split
         self._seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
@@ -189,38 +223,48 @@ class Batches:
         self._marks: list[tuple[int, float]] = []
         for batch in self._pass():
             self._marks.append(_mark(batch))
-        if not self._marks:
+        marks = ranks.gather(torch.tensor(self._marks, dtype=torch.float64).view(-1, 2))
+        check_own(marks)
+        self._first = sum(map(len, marks[: ranks.rank]))  # of this rank's batches
+        self._sizes = torch.cat(marks)[:, 0].to(torch.int64).tolist()
+        if not self._sizes:
             msg = "batches is empty; at least one batch is needed."
             raise ValueError(msg)
-        smallest = min(size for size, _ in self._marks[:-1] or self._marks)
-        if smallest < samples_per_gradient:
+        smallest = min((size for size, _ in self._marks[:-1] or self._marks), default=0)
+        if self._marks and smallest < samples_per_gradient:
             msg = (
                 f"samples_per_gradient={samples_per_gradient} is more than the "
                 f"smallest batch has ({smallest} samples): use larger batches or "
                 f"samples_per_gradient <= {smallest}."
             )
             raise ValueError(msg)
-        counts = [n // samples_per_gradient for n, _ in self._marks]
+        counts = [n // samples_per_gradient for n in self._sizes]
         # On the host, whatever torch.set_default_device says.
         self._counts = torch.tensor(counts, device="cpu")
         self._held = self._hold_back(calibration)
         self._counts[list(self._held)] = 0
+        self.calibrated = bool(self._held)
         self.calibration = [b for i, b in self._checked_pass() if i in self._held]
         self.n_available = int(self._counts.sum())
 
-    def draw(self, n: int) -> Generator[Tree, None, None]:
-        """Yield ``min(n, n_available)`` micro-batches, drawn without replacement."""
+    def draw(self, n: int) -> Drawn:
+        """``min(n, n_available)`` micro-batches, drawn without replacement.
+
+        Those of them that are this rank's.
+        """
         order = torch.randperm(
             self.n_available, generator=self._generator, device="cpu"
         )
         wanted = torch.zeros(self.n_available, dtype=torch.bool, device="cpu")
         wanted[order[:n]] = True
+        own = slice(self._first, self._first + len(self._marks))
+        mine = wanted.split(self._counts.tolist())[own]
+        return Drawn(self._drawn(mine), sum(int(each.sum()) for each in mine))
+
+    def _drawn(self, wanted: Sequence[Tensor]) -> Generator[Tree, None, None]:
         size = self.samples_per_gradient
-        for batch, mine in zip(
-            (batch for _, batch in self._checked_pass()),
-            wanted.split(self._counts.tolist()),
-            strict=True,
-        ):
+        batches = (batch for _, batch in self._checked_pass())
+        for batch, mine in zip(batches, wanted, strict=True):
             for i in mine.nonzero().flatten().tolist():
                 yield _samples(batch, i * size, (i + 1) * size)
 
@@ -229,35 +273,36 @@ class Batches:
 
         Nor single samples, which have no variance, unless there is nothing else.
         """
-        sizes = {i: size for i, (size, _) in enumerate(self._marks)}
-        left = {i for i in sizes if i not in self._held}
-        several = {i for i in left if sizes[i] > 1} or left
+        left = set(range(len(self._sizes))) - self._held
+        several = {i for i in left if self._sizes[i] > 1} or left
         return (b for i, b in self._checked_pass() if i in several)
 
-    def sample(self, n: int) -> list[Tree]:
+    def sample(self, n: int) -> Sample:
         """Batches that are not held back, drawn at random, ``n`` samples at most.
 
         Of batches that were split, each sample by itself.
         """
-        left = [i for i in range(len(self._marks)) if i not in self._held]
+        left = [i for i in range(len(self._sizes)) if i not in self._held]
         order = torch.randperm(len(left), generator=self._generator, device="cpu")
         taken: dict[int, int] = {}
         for i in (left[j] for j in order.tolist()):
-            taken[i] = min(self._marks[i][0], n)
+            taken[i] = min(self._sizes[i], n)
             n -= taken[i]
             if n == 0:
                 break
-        drawn = [
+        own = [
             _samples(batch, 0, taken[i])
             for i, batch in self._checked_pass()
             if i in taken
         ]
+        total, earlier = sum(taken.values()), [i for i in taken if i < self._first]
         if self._split is None:
-            return drawn
-        return [Pieces([piece]) for pieces in drawn for piece in pieces]
+            return Sample(own, total, len(earlier))
+        pieces = [Pieces([piece]) for batch in own for piece in batch]
+        return Sample(pieces, total, sum(taken[i] for i in earlier))
 
     def _hold_back(self, share: float) -> set[int]:
-        n = len(self._marks)
+        n = len(self._sizes)
         if share == 0:
             return set()
         n_held = max(1, round(share * n))
@@ -282,11 +327,12 @@ class Batches:
             yield there if self._split is None else split_into(there, self._split)
 
     def _checked_pass(self) -> Iterator[tuple[int, Tree]]:
+        """Batches of this rank, by their numbers among those of all."""
         count = 0
         for count, batch in enumerate(self._pass(), start=1):
             if count > len(self._marks) or _mark(batch) != self._marks[count - 1]:
                 break
-            yield count - 1, batch
+            yield self._first + count - 1, batch
         else:
             if count == len(self._marks):
                 return

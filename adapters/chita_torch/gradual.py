@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .batches import Tree
 from .checks import check_count, check_seed, check_share
-from .distributed import check_alone, check_whole
+from .distributed import Ranks, check_whole
 from .gradients import LossFunction
 from .interrupts import Transaction, whole
 from .kinds import bare
@@ -465,10 +465,10 @@ def _check_options(
 ) -> None:
     """Refuse now what `prune` would refuse at the first pruning."""
     check_whole(model)
-    check_alone("GradualPruner")
     call = inspect.signature(prune).bind(
         model, batches, loss_fn, sparsity=sparsity, **options
     )
     call.apply_defaults()
+    Ranks(call.arguments["group"], call.arguments["timeout"], "GradualPruner")
     names = inspect.signature(make_targets).parameters
     make_targets(**{name: call.arguments[name] for name in names})

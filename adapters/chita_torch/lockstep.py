@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .batches import Tree
 from .calls import Call, Part, Watch
+from .distributed import Ranks
 from .gradients import LossFunction
 from .interrupts import whole
 from .layout import Layout
@@ -127,6 +128,9 @@ class Lockstep:
         The weights by name, in the parameters' shapes; ``pruned`` is written to.
     parts : iterable of Part
         Those to wait at. Other calls go on with what is in ``dense`` and ``pruned``.
+    ranks : Ranks, optional
+        That pass batches of their own and wait for each other: all of them are given
+        the same parts in the same order, calls or none.
     """
 
     def __init__(
@@ -138,9 +142,11 @@ class Lockstep:
         dense: dict[str, Tensor],
         pruned: dict[str, Tensor],
         parts: Iterable[Part],
+        ranks: Ranks | None = None,
     ) -> None:
         self.pruned = pruned
-        self._left = set(parts)
+        self._parts, self._ranks = tuple(parts), ranks
+        self._left = set(self._parts)
 
         def runner(batch: Tree) -> Callable[[], object]:
             return lambda: loss_fn(model, batch)
@@ -183,4 +189,9 @@ class Lockstep:
 
     def _next(self) -> Part | None:
         waiting = (each.call for pair in self._pairs for each in pair)
-        return next((call.part for call in waiting if call is not None), None)
+        part = next((call.part for call in waiting if call is not None), None)
+        if self._ranks is None or self._ranks.size == 1:
+            return part
+        number = -1 if part is None else self._parts.index(part)
+        found = torch.cat(self._ranks.gather(torch.tensor([number]))).tolist()
+        return next((self._parts[i] for i in found if i >= 0), None)

@@ -16,7 +16,6 @@ from .layout import Layout
 from .reconstruction import Reconstruction
 from .report import Stage, Trial
 from .stage import Search, Setting, run_stage
-from .state import mean_loss
 from .targets import Target
 
 ObjectiveName = Literal["auto", "reconstruction", "gradients"]
@@ -181,7 +180,7 @@ class ByLoss:
             mask &= weights != 0
         layout.scatter(torch.where(mask, weights, 0.0))
         setting = self._setting
-        loss = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
+        loss = setting.loss()
         trial = Trial("magnitude", 0.0, False, 1.0, loss)
         stage = replace(
             like,

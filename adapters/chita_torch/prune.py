@@ -27,7 +27,7 @@ from .checks import (
     check_split,
 )
 from .costs import Cost, check_cost, within
-from .distributed import check_alone, check_whole
+from .distributed import TIMEOUT, Group, Ranks, check_norms, check_whole
 from .gradients import LossFunction, matrix_bytes, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector, left_out
@@ -46,7 +46,6 @@ from .stage import Search, Setting
 from .state import (
     AllOrNothing,
     has_batchnorm,
-    mean_loss,
     recalibrate_batchnorm,
     restore_statistics,
     save_statistics,
@@ -88,6 +87,8 @@ def prune(
     device: torch.device | str | None = None,
     progress: bool = True,
     random_state: int | None = None,
+    group: Group | None = None,
+    timeout: float = TIMEOUT,
 ) -> PruningReport:
     r"""Prune a network in place, by a second-order model of its loss.
 
@@ -229,6 +230,14 @@ def prune(
         Show a progress bar.
     random_state : int, optional
         Decides which batches are held back and which micro-batches are drawn.
+    group : torch.distributed.ProcessGroup, optional
+        The ranks that prune together (``torch.distributed.group.WORLD``: all), each
+        calling this with the same model and arguments, and with batches of its own,
+        any number of them. The result is that of one process with all batches, rank
+        after rank, to rounding; the weights are the same on all ranks, to the bit. If
+        one fails, the model of each is as it was.
+    timeout : float, default=1800
+        Seconds to wait for another rank, which may be computing or be gone.
 
     Returns
     -------
@@ -242,7 +251,8 @@ def prune(
         are empty, too small or differ between passes, a loss that is not a scalar,
         a loss or gradient that is not finite, weights that are sharded over ranks.
     RuntimeError
-        Where `torch.distributed` runs several ranks, whose weights would part.
+        Where `torch.distributed` runs several ranks and no ``group`` is given, or if
+        another rank fails, is gone, or is silent for ``timeout``.
     MemoryError
         If the gradient matrix or the moments of the layers will not fit; nothing has
         been allocated.
@@ -291,7 +301,7 @@ def prune(
     """
     check_model(model, loss_fn)
     check_whole(model)
-    check_alone("prune")
+    ranks = Ranks(group, timeout, "prune")
     model = bare(model)
     if objective not in OBJECTIVES:
         msg = f"objective={objective!r} is unknown; choose from {OBJECTIVES}."
@@ -345,8 +355,12 @@ def prune(
     else:
         generator.manual_seed(check_seed(random_state))
     norms = recalibrate_batchnorm if has_batchnorm(model) else False
+    if ranks.size > 1:
+        check_norms(model, norms)
     solve_on = chosen or check_device(layout.device)
-    with AllOrNothing(model, layout, solve_on):
+    with ranks, AllOrNothing(model, layout, solve_on):
+        ranks.check_same(model)
+        generator.manual_seed(ranks.same(generator.initial_seed()))
         data = Batches(
             batches,
             samples_per_gradient,
@@ -354,6 +368,7 @@ def prune(
             layout.device,
             generator,
             split,
+            ranks,
         )
         seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
         own = Predictions(seed)
@@ -369,6 +384,7 @@ def prune(
             solve_on,
             seed,
             lambda count: bar.update(count),
+            ranks=ranks,
         )
         spent: tuple[str, ...] = ()
         if cost != "weights":
@@ -403,7 +419,7 @@ def prune(
             size = check_memory(layout, solve_on) / 2**20
             logger.info("moments of the layers: %.1f MiB", size)
             notes, total, label = (), None, f"layers (moments {size:.0f} MiB)"
-            if objective == "auto" and data.calibration:
+            if objective == "auto" and data.calibrated:
                 labels = loss_fn is not None
                 method = ByLoss(
                     setting,
@@ -420,7 +436,8 @@ def prune(
                         "calibration=0 holds no batch back to compare losses on: "
                         "objective='auto' is 'reconstruction' here.",
                     )
-        bar = tqdm(total=total, desc=label, unit="row", disable=not progress)
+        shown = progress and ranks.rank == 0
+        bar = tqdm(total=total, desc=label, unit="row", disable=not shown)
         masks: dict[str, Tensor] = {}
         done: list[Stage] = []
         loss = loss_before = _calibration_loss(setting)
@@ -444,6 +461,7 @@ def prune(
                 if norms and (objective == "gradients" or number == len(fractions)):
                     loss, kept = _recalibrate(setting, loss, always=norms is True)
                     recalibrated |= kept
+        ranks.commit(layout)
         return PruningReport(
             layers=_layer_reports(layout, original, masks, done[-1].fits),
             stages=tuple(done),
@@ -459,9 +477,8 @@ def prune(
 
 
 def _calibration_loss(setting: Setting) -> float:
-    data = setting.data
-    loss = mean_loss(setting.model, setting.loss_fn, data.calibration)
-    if data.calibration and not math.isfinite(loss):
+    loss = setting.loss()
+    if setting.data.calibrated and not math.isfinite(loss):
         msg = (
             f"the loss of the model as given is {loss} on the calibration batches: "
             "check the batches for NaN, and loss_fn for log(0) or overflow."
@@ -486,9 +503,13 @@ def _recalibrate(setting: Setting, loss: float, *, always: bool) -> tuple[float,
     saved = save_statistics(setting.model)
     with closing(setting.data.remaining()) as batches:
         recalibrate_batchnorm(
-            setting.model, setting.loss_fn, batches, setting.random_state
+            setting.model,
+            setting.loss_fn,
+            batches,
+            setting.random_state,
+            setting.ranks,
         )
-    after = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
+    after = setting.loss()
     if always or after < loss:
         return after, True
     restore_statistics(saved)

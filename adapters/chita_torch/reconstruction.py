@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -37,15 +38,15 @@ from chita_sklearn.core import (
     solve,
 )
 
-from .batches import Tree, n_samples
+from .batches import Sample, n_samples
 from .calls import Call, Part
+from .distributed import deal
 from .gradients import LossFunction, gradient_matrix
 from .idle import reserve
 from .layout import Layout, Slot
 from .lockstep import Lockstep
 from .report import LayerFit, Stage, Trial
 from .stage import Setting, descend, without_gradient
-from .state import mean_loss
 from .statistics import Moments, collect, gram, place, rows_of
 
 DAMPING = 1e-2  # of the mean of H's diagonal; where the search starts
@@ -95,8 +96,8 @@ class Reconstruction:
         Model, data and options; ``setting.loss_fn`` is what is calibrated by.
     layout : Layout
         The chosen weights.
-    batches : list of batches
-        Whose inputs are reconstructed.
+    sample : Sample
+        The batches whose inputs are reconstructed.
     differentiate, forward : callable
         ``(model, batch)``: the loss that g is of, and what merely runs the model.
     damping : float or None
@@ -107,7 +108,7 @@ class Reconstruction:
 
     setting: Setting
     layout: Layout
-    batches: list[Tree]
+    sample: Sample
     differentiate: LossFunction
     forward: LossFunction
     damping: float | None
@@ -118,7 +119,7 @@ class Reconstruction:
     _idle: list[slice] = field(default_factory=list, init=False)  # experts
 
     def __post_init__(self) -> None:
-        self.n = sum(n_samples(batch) for batch in self.batches)
+        self.batches, self.n, self._before = self.sample
         self.dense = self.layout.gather()
 
     def run(
@@ -149,9 +150,7 @@ class Reconstruction:
         """
         setting, layout, start = self.setting, self.layout, perf_counter()
         present = layout.gather()
-        moments = collect(
-            setting.model, self.differentiate, self.batches, layout, self.n
-        )
+        moments = self.collect(self.differentiate)
         fisher = self._fisher(unseen(layout, moments))
         if torch.equal(present, self.dense):
             # (What is cut off by what was pruned is no news.)
@@ -162,12 +161,16 @@ class Reconstruction:
             pattern = Within(pattern, present != 0)
         seconds = perf_counter() - start
         first = self._last if self.damping is None else self.damping
-        budget = solve(
-            self._around(moments, fisher, present, first),
-            pattern,
-            n_restarts=int(last),
-            random_state=setting.random_state,
-        )
+
+        def divide() -> Solution:
+            return solve(
+                self._around(moments, fisher, present, first),
+                pattern,
+                n_restarts=int(last),
+                random_state=setting.random_state,
+            )
+
+        budget = setting.ranks.solution(0, divide, len(layout), setting.device)
         divided = perf_counter() - start - seconds
         pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
         for part in () if self.grouped else self._idle:  # the largest, to the digit
@@ -180,7 +183,7 @@ class Reconstruction:
         def evaluate(plan: str, damping: float, found: Layers) -> float:
             nonlocal best
             layout.scatter(found.weights)
-            loss = mean_loss(setting.model, setting.loss_fn, setting.data.calibration)
+            loss = setting.loss()
             trial = Trial(plan, damping, False, 1.0, loss)
             trials.append(trial)
             if best is None or not loss >= (1 - GAIN) * best[0].loss:
@@ -189,7 +192,7 @@ class Reconstruction:
             return loss
 
         def solved(damping: float) -> tuple[float, Layers]:
-            def choose(problem: BlockDiagonal, where: slice) -> Solution:
+            def choose(where: slice, problem: BlockDiagonal) -> Solution:
                 wanted = rule(pattern, mask[where], where, self.grouped)
                 return solve(
                     problem,
@@ -202,10 +205,10 @@ class Reconstruction:
             return evaluate("layers", damping, found), found
 
         loss, at_first = solved(first)
-        if self.damping is None and setting.data.calibration:
+        if self.damping is None and setting.data.calibrated:
             # Other dampings are tried on the same support, which takes no search.
             def refitted(damping: float) -> float:
-                def choose(problem: BlockDiagonal, where: slice) -> Solution:
+                def choose(where: slice, problem: BlockDiagonal) -> Solution:
                     return fit_support(problem, at_first.mask[where])
 
                 found = self.layers(moments, choose, pruned, mask, present, damping)
@@ -214,7 +217,7 @@ class Reconstruction:
             self._last, _ = descend(refitted, first, loss, 10.0, GAIN)
             if self._last != first:
                 solved(self._last)
-        if setting.data.calibration:
+        if setting.data.calibrated:
             evaluate("budget", first, Layers(pruned, mask, {}))
         assert best is not None
         chosen, found = best
@@ -240,6 +243,19 @@ class Reconstruction:
         )
         return stage, found.mask
 
+    def collect(self, loss_fn: LossFunction) -> dict[Part, Moments]:
+        """See `statistics.collect`."""
+        setting = self.setting
+        return collect(
+            setting.model,
+            loss_fn,
+            self.batches,
+            self.layout,
+            self.n,
+            setting.ranks,
+            self._before,
+        )
+
     def _fisher(self, names: list[str]) -> dict[str, Tensor]:
         """Mean squared gradients of weights that no call has shown, by name."""
         if not names:
@@ -252,16 +268,17 @@ class Reconstruction:
             self.notes.append(note)
         setting, layout = self.setting, self.layout.keep(names)
         n = min(setting.n_gradients, setting.data.n_available)
+        own = setting.data.draw(n)
         A = gradient_matrix(
             setting.model,
             self.differentiate,
-            setting.data.draw(n),
+            own,
             layout,
-            n,
+            len(own),
             samples_per_gradient=setting.data.samples_per_gradient,
             device=setting.device,
         ).A
-        squares = A.double().square().mean(dim=0)
+        squares = setting.ranks.sum(A.double().square().sum(dim=0)) / n
         return {s.name: squares[s.start : s.stop] for s in layout.slots}
 
     def _around(
@@ -295,7 +312,7 @@ class Reconstruction:
     def layers(
         self,
         moments: Mapping[Part, Moments],
-        choose: Callable[[BlockDiagonal, slice], Solution],
+        choose: Callable[[slice, BlockDiagonal], Solution],
         pruned: Tensor,
         mask: Tensor,
         present: Tensor,
@@ -303,7 +320,7 @@ class Reconstruction:
     ) -> Layers:
         """Solve layer after layer; the model's own weights are left as they are.
 
-        ``choose(problem, where)`` solves for the weights at ``where`` in the flat
+        ``choose(where, problem)`` solves for the weights at ``where`` in the flat
         vector. Those that no call shows stay as they are in ``pruned`` and ``mask``; a
         ridge holds the others near ``present``.
         """
@@ -319,22 +336,29 @@ class Reconstruction:
             _typed(layout, layout.unflatten(self.dense)),
             written,
             moments,
+            setting.ranks,
         )
+        owners = self._owners(moments)
         with passes:
             for part, calls in passes:
-                its, where = moments[part], place(layout, part)
+                its, where, owner = moments[part], place(layout, part), owners[part]
                 W0 = part.split(self.dense[where])
-                H, cross, energy = self._moments(its, calls, W0)
-                mu = damping * mean_diagonal(H)
-                W = part.split(present[where].to(H))
-                C = cross + mu * W
-                constant = 0.5 * (energy + mu * W.square().sum(dim=2))
-                problem = BlockDiagonal(targets(part, H, C, mu, its.g.to(H), constant))
-                solution = choose(problem, where)
+                H, cross, energy, owner = self._moments(its, calls, W0, owner)
+                size, w = where.stop - where.start, present[where]
+                minimise = partial(
+                    self._minimise,
+                    its,
+                    (H, cross, energy),
+                    part.split(w.to(H)),
+                    damping,
+                    partial(choose, where),
+                )
+                solution = setting.ranks.solution(owner, minimise, size, H.device)
                 coef = torch.as_tensor(solution.coef).to(H)
-                V = part.split(coef)
-                square = float(energy.sum())
-                error = float(((V @ H - 2 * cross) * V).sum()) + square
+                left = partial(_left, part.split(coef), H, cross, energy)
+                error, square = setting.ranks.share(
+                    owner, left, H.new_empty(2)
+                ).tolist()
                 kept = part.split(torch.as_tensor(solution.support)).sum(dim=(1, 2))
                 fits[part] = error, square, solution, tuple(kept.tolist())
                 flat[where] = coef.to(flat)
@@ -344,34 +368,69 @@ class Reconstruction:
                 written[part.name] = whole.to(slot.parameter)
         return Layers(torch.where(mask, flat, 0.0), mask, _by_layer(fits))
 
+    def _minimise(
+        self,
+        its: Moments,
+        means: tuple[Tensor, Tensor, Tensor],
+        W: Tensor,
+        damping: float,
+        choose: Callable[[BlockDiagonal], Solution],
+    ) -> Solution:
+        """Solve for the weights of one part, a ridge around W."""
+        H, cross, energy = means
+        mu = damping * mean_diagonal(H)
+        C = cross + mu * W
+        constant = 0.5 * (energy + mu * W.square().sum(dim=2))
+        g = its.g.to(H)
+        return choose(BlockDiagonal(targets(its.part, H, C, mu, g, constant)))
+
+    def _owners(self, moments: Mapping[Part, Moments]) -> dict[Part, int]:
+        """The rank that solves each part."""
+        costs = [its.H.shape[0] * its.H.shape[-1] ** 3.0 for its in moments.values()]
+        owners = deal(costs, self.setting.ranks.size)
+        return dict(zip(moments, owners, strict=True))
+
     def _moments(
         self,
         its: Moments,
         calls: list[tuple[int, Call, Call]],
         W0: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of x x', of y0 x' and of each y0^2, with y0 = W0 x0."""
-        device = self.setting.device
-        if its.calls > 1 or not calls:
-            # Used again further on, for inputs that are not known yet.
-            H, W = its.H.to(device), W0.to(device, torch.float64)
-            return H, W @ H, ((W @ H) * W).sum(dim=2)
+        owner: int,
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Means of x x', of y0 x' and of each y0^2, with y0 = W0 x0, and who has them.
+
+        Of several ranks, the owner has them.
+        """
+        device, ranks = self.setting.device, self.setting.ranks
         routed = bool(self.layout.slot(its.part.name).experts)
-        H = cross = energy = torch.zeros((), dtype=torch.float64, device=device)
+        H = torch.zeros(its.H.shape, dtype=torch.float64, device=device)
+        cross, energy = H.new_zeros(W0.shape), H.new_zeros(W0.shape[:2])
         n = 0
-        for number, call, other in calls:
+        for number, call, other in calls if its.calls == 1 else ():
             size = n_samples(self.batches[number])
             limit = rows_of(W0.shape[-1], size / self.n)
-            X, X0 = (each.rows(limit, number) for each in (call, other))
+            seed = self._before + number
+            X, X0 = (each.rows(limit, seed) for each in (call, other))
             if routed or X.shape != X0.shape:  # not of the same samples
                 X0 = X
             Y0 = X0 @ W0.to(X0).mT
             H, cross = H + gram(X).to(device), cross + gram(X, Y0).to(device)
             energy = energy + Y0.double().square().sum(dim=1).to(device)
             n += X.shape[1]
-        if n == 0:  # a way that the pruned network no longer takes
-            return self._moments(its, [], W0)
-        return H / n, cross / n, energy / n
+        n = 0 if its.calls > 1 else int(ranks.total(n)[0])
+        if n == 0:
+            # Used again further on, for inputs that are not known yet; or a way that
+            # the pruned network no longer takes. (Rank 0 has those of the first pass.)
+            H, W = its.H.to(device), W0.to(device, torch.float64)
+            return H, W @ H, ((W @ H) * W).sum(dim=2), 0
+        H, cross, energy = (ranks.reduce(x, owner) for x in (H, cross, energy))
+        return H / n, cross / n, energy / n, owner
+
+
+def _left(V: Tensor, H: Tensor, cross: Tensor, energy: Tensor) -> Tensor:
+    """Mean squared error of a part's outputs, and their mean square."""
+    square = energy.sum()
+    return torch.stack([((V @ H - 2 * cross) * V).sum() + square, square])
 
 
 def _by_layer(

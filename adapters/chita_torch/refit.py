@@ -19,7 +19,7 @@ from .checks import (
     check_seed,
     check_split,
 )
-from .distributed import check_alone, check_whole
+from .distributed import TIMEOUT, Group, Ranks, check_whole
 from .gradients import LossFunction, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector
@@ -27,7 +27,6 @@ from .predictions import Predictions
 from .reconstruction import Reconstruction
 from .stage import Setting
 from .state import AllOrNothing
-from .statistics import collect
 
 
 def refit(
@@ -44,6 +43,8 @@ def refit(
     split: Split | None = None,
     device: torch.device | str | None = None,
     random_state: int | None = None,
+    group: Group | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[str, float]:
     r"""Solve the kept weights of a pruned network for the dense network's outputs.
 
@@ -88,6 +89,8 @@ def refit(
         Where the layers are solved; default: where the weights are.
     random_state : int, optional
         Decides which samples are used.
+    group, timeout : optional
+        As in `prune`: the ranks that refit together, each with batches of its own.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def refit(
     """
     check_model(model, loss_fn)
     check_whole(model)
-    check_alone("refit")
+    ranks = Ranks(group, timeout, "refit")
     model = bare(model)
     if dense is None and masks is None:
         msg = (
@@ -149,8 +152,10 @@ def refit(
         with torch.no_grad():
             return torch.as_tensor(forward(net, batch)).float().mean()
 
-    with AllOrNothing(model, layout, solve_on):
-        data = Batches(batches, 1, 0.0, layout.device, generator, split)
+    with ranks, AllOrNothing(model, layout, solve_on):
+        ranks.check_same(model)
+        generator.manual_seed(ranks.same(generator.initial_seed()))
+        data = Batches(batches, 1, 0.0, layout.device, generator, split, ranks)
         setting = Setting(
             model,
             forward,
@@ -163,19 +168,21 @@ def refit(
             device=solve_on,
             random_state=0,
             on_row=lambda count: None,
+            ranks=ranks,
         )
         task = Reconstruction(
             setting, layout, data.sample(n_samples), forward, forward, ridge, False
         )
         task.dense = given
-        moments = collect(model, without_gradient, task.batches, layout, task.n)
+        moments = task.collect(without_gradient)
         pruned = torch.where(kept, given, 0.0)
 
-        def choose(problem: BlockDiagonal, where: slice) -> Solution:
+        def choose(where: slice, problem: BlockDiagonal) -> Solution:
             return fit_support(problem, kept[where].to(solve_on))
 
         found = task.layers(moments, choose, pruned, kept, pruned, ridge)
         layout.scatter(found.weights)
+        ranks.commit(layout)
         return {name: fit.error for name, fit in found.fits.items()}
 
 

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
 
 from .batches import Batches
-from .gradients import LossFunction, NotFinite, gradient_matrix, matrix_bytes
+from .distributed import Ranks
+from .gradients import (
+    Gradients,
+    LossFunction,
+    NotFinite,
+    check_memory,
+    gradient_matrix,
+    matrix_bytes,
+)
 from .idle import (
     TRIED,
     check_reached,
@@ -141,6 +149,12 @@ class Setting:
     random_state: int
     on_row: Callable[[int], object]
     used: set[str] = field(default_factory=set)  # weights that have had a gradient
+    ranks: Ranks = field(default_factory=Ranks)  # this process alone
+
+    def loss(self) -> float:
+        """Calibration loss of the model as it is; nan without calibration."""
+        held = self.data.calibration
+        return mean_loss(self.model, self.loss_fn, held, self.ranks)
 
     def plans(self, first_order: bool, *, ridge: float | None) -> tuple[str, ...]:
         """Return the core's plans to choose from, only the first without calibration.
@@ -155,7 +169,7 @@ class Setting:
             return ("dense",)  # the dual ascent needs one
         if not (self.staged and first_order):
             return ("dual",)
-        return ("dense", "dual") if self.data.calibration else ("dense",)
+        return ("dense", "dual") if self.data.calibrated else ("dense",)
 
 
 def run_stage(
@@ -188,25 +202,20 @@ def run_stage(
     Time: n gradients of B samples, one solve per candidate, one calibration loss per
     candidate and halving. Memory: A, and what the solver needs beside it.
     """
-    data, B = setting.data, setting.data.samples_per_gradient
+    data, B, ranks = setting.data, setting.data.samples_per_gradient, setting.ranks
     n = min(setting.n_gradients, data.n_available)
-    with closing(data.draw(n)) as micro_batches:  # it holds torch's random state
-        gradients = gradient_matrix(
-            setting.model,
-            setting.loss_fn,
-            micro_batches,
-            layout,
-            n,
-            samples_per_gradient=B,
-            device=setting.device,
-            on_row=setting.on_row,
-        )
+    gradients = ranks.everywhere(
+        lambda: rows_of_stage(setting, layout, n), MemoryError, NotFinite, ValueError
+    )
     start = perf_counter()
-    A = gradients.A
+    # One rank has all rows, and solves; what it finds is known to all.
+    A = ranks.gather_to(0, gradients.A)
     w_bar = layout.gather().to(A)
-    curvature = squared_norms(A)
+    curvature = ranks.share(0, lambda: squared_norms(A), w_bar)
     live = curvature > 0
-    idle = without_gradient(setting, layout, live, partial(data.sample, TRIED * B))
+    idle = without_gradient(
+        setting, layout, live, lambda: data.sample(TRIED * B).batches
+    )
     pattern = reserve(pattern, idle, len(layout))
     if not setting.regrow:
         # A pruned weight stays so: with no gradient it has nothing to return for.
@@ -216,18 +225,25 @@ def run_stage(
     # nothing to the model of the loss, and is the first to go.
     prior = torch.where(live, w_bar, 0.0)
     mean_curvature = float(curvature.sum()) / n / max(int(live.sum()), 1)
-    model = LossModel(A, prior, _blocks(layout, setting.block_size))
+    model: LossModel | None = None
+    if ranks.rank == 0:
+        model = LossModel(A, prior, _blocks(layout, setting.block_size))
     trials: list[Trial] = []
     best: tuple[Trial, Solution, Tensor, Tensor] | None = None
 
-    def evaluate(first_order: bool, plan: str, ridge: float) -> float:
-        nonlocal best
-        solution = solve(
+    def minimise(first_order: bool, plan: str, ridge: float) -> Solution:
+        assert model is not None
+        return solve(
             model.problem(ridge, 1 / math.sqrt(B) if first_order else 0.0),
             pattern,
             solver=plan,
             random_state=setting.random_state,
         )
+
+    def evaluate(first_order: bool, plan: str, ridge: float) -> float:
+        nonlocal best
+        found = partial(minimise, first_order, plan, ridge)
+        solution = ranks.solution(0, found, len(layout), A.device)
         coef = torch.as_tensor(solution.coef, dtype=A.dtype, device=A.device)
         mask = _complete(pattern, solution, live, w_bar)
         full = torch.where(live, coef, w_bar)
@@ -235,7 +251,7 @@ def run_stage(
         for step in _steps(halve=not math.isnan(loss_before)):
             weights = torch.where(mask, w_bar + step * (full - w_bar), 0.0)
             layout.scatter(weights)
-            loss = mean_loss(setting.model, setting.loss_fn, data.calibration)
+            loss = setting.loss()
             trial = Trial(plan, ridge, first_order, step, loss)
             trials.append(trial)
             if best is None or loss < best[0].loss or math.isnan(best[0].loss):
@@ -267,7 +283,8 @@ def run_stage(
         mask = mask & (w_bar != 0)  # sparser than asked, where the model was before
     if chosen.step == 0:
         search.last.clear()  # these led nowhere
-    shift = A @ (weights - w_bar) + (1 / math.sqrt(B) if chosen.first_order else 0.0)
+    c = 1 / math.sqrt(B) if chosen.first_order else 0.0
+    shift = ranks.share(0, lambda: A @ (weights - w_bar) + c, A.new_empty(n))
     stage = Stage(
         layers=tuple(layout.names),
         sparsity=int((~mask).sum()) / len(layout),
@@ -319,6 +336,25 @@ def without_gradient(
     warn_of_idle(idle)
     warn_of_unused([n for n in dead if not idle.keys() & {*layout.slot(n).experts}])
     return [part for parts in idle.values() for part in parts]
+
+
+def rows_of_stage(setting: Setting, layout: Layout, n: int) -> Gradients:
+    """Compute those of the n rows of the gradient matrix that are this rank's."""
+    ranks, data = setting.ranks, setting.data
+    if ranks.size > 1 and ranks.rank == 0:  # where all of them are gathered
+        check_memory(n, layout, layout.gather().dtype, setting.device)
+    micro_batches = data.draw(n)
+    with closing(micro_batches):  # it holds torch's random state
+        return gradient_matrix(
+            setting.model,
+            setting.loss_fn,
+            micro_batches,
+            layout,
+            len(micro_batches),
+            samples_per_gradient=data.samples_per_gradient,
+            device=setting.device,
+            on_row=setting.on_row,
+        )
 
 
 def squared_norms(A: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from .batches import RandomStream, Tree, n_samples
+from .distributed import Ranks, average_statistics
 from .gradients import LossFunction, LossModule, checked_loss
 from .interrupts import Transaction, whole
 from .layout import Layout
@@ -102,15 +103,20 @@ def _restore_modules(parts: list[tuple[nn.Module, bool, dict[str, Any]]]) -> Non
 
 
 def mean_loss(
-    model: nn.Module, loss_fn: LossFunction, batches: Iterable[Tree]
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Tree],
+    ranks: Ranks | None = None,
 ) -> float:
-    """Mean of the loss over batches, each weighted by its number of samples."""
-    total, count = 0.0, 0
+    """Mean of the loss over batches, those of all ranks, weighted by their samples."""
+    total = count = 0.0
     with torch.no_grad():
         for batch in batches:
             size = n_samples(batch)
             total += size * float(checked_loss(loss_fn(model, batch)))
             count += size
+    if ranks is not None:
+        total, count = ranks.total(total, count)
     return total / count if count else float("nan")
 
 
@@ -120,7 +126,11 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 
 def recalibrate_batchnorm(
-    model: nn.Module, loss_fn: LossFunction, batches: Iterable[Tree], seed: int
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Tree],
+    seed: int,
+    ranks: Ranks | None = None,
 ) -> None:
     """Replace the running statistics by those of the model as it is now.
 
@@ -134,6 +144,8 @@ def recalibrate_batchnorm(
         Each counts once, as `torch.optim.swa_utils.update_bn` has it.
     seed : int
         Of the random numbers that layers in training mode draw.
+    ranks : Ranks, optional
+        Whose batches count as well.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [(layer, layer.momentum) for layer in layers]
@@ -145,6 +157,8 @@ def recalibrate_batchnorm(
 
         module = LossModule(model, seeded).eval()
         update_bn(((batch,) for batch in batches), module)
+        if ranks is not None:
+            average_statistics(filter(_has_statistics, layers), ranks)
     finally:
         _set_momenta(momenta)
 

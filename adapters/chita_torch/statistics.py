@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from .batches import Tree, n_samples
 from .calls import Call, Part, Watch
+from .distributed import Ranks
 from .gradients import LossFunction, NotFinite, checked_loss
 from .layout import Layout, Slot
 from .memory import available_bytes
@@ -41,7 +42,7 @@ class Moments:
     ----------
     part : Part
     H : Tensor, shape (groups, d, d)
-        Mean of x x', float64.
+        Mean of x x', float64; over several ranks, on rank 0.
     g : Tensor, shape (groups, t)
         Mean squared derivative of the loss, float64.
     n_rows : int
@@ -134,6 +135,8 @@ def collect(
     batches: Iterable[Tree],
     layout: Layout,
     n: int,
+    ranks: Ranks | None = None,
+    before: int = 0,
 ) -> dict[Part, Moments]:
     """Run the model on batches, forward and backward, and sum up what the calls see.
 
@@ -148,7 +151,11 @@ def collect(
     layout : Layout
         The chosen weights.
     n : int
-        Samples.
+        Samples, of all ranks.
+    ranks : Ranks, optional
+        Whose batches are summed over; H is on rank 0 alone.
+    before : int, default=0
+        Batches of the ranks before this one.
 
     Returns
     -------
@@ -162,7 +169,7 @@ def collect(
     ``ROWS d`` are read. Memory: 8 d^2 bytes a group, and the pass of one batch.
     """
     found: dict[Part, Moments] = {}
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(batches, start=before):
         size, recorder = n_samples(batch), _Recorder(layout)
         with torch.enable_grad(), recorder:
             loss = checked_loss(loss_fn(model, batch))
@@ -195,8 +202,10 @@ def collect(
                 its.g += size**2 / n * call.outputs(gradient)
     # A layer that was called with no rows (an idle expert) was not called.
     found = {part: its for part, its in found.items() if its.n_rows}
+    if ranks is not None and ranks.size > 1:
+        found = _summed(found, layout, ranks)
     for its in found.values():
-        its.H /= its.n_rows
+        its.H = its.H / its.n_rows
         if not bool(torch.isfinite(its.H).all() and torch.isfinite(its.g).all()):
             msg = (
                 f"the inputs of {its.part.name!r}, the derivatives of the loss with "
@@ -205,3 +214,33 @@ def collect(
             )
             raise NotFinite(msg)
     return found
+
+
+def _summed(
+    found: dict[Part, Moments], layout: Layout, ranks: Ranks
+) -> dict[Part, Moments]:
+    """Sums over the ranks, part by part; what one has not run is zero there."""
+    names = layout.names
+    own = []
+    for p, its in found.items():
+        form = (names.index(p.name), p.start, p.stop, p.groups, p.inputs)
+        own.append([*form, its.H.shape[-1], its.n_rows, its.calls])
+    rows = ranks.gather(torch.tensor(own, dtype=torch.int64).view(-1, 8))
+    counts: dict[Part, tuple[int, int, int]] = {}
+    for index, start, stop, groups, inputs, d, n, calls in torch.cat(rows).tolist():
+        part = Part(names[index], start, stop, groups, inputs)
+        _, n_before, most = counts.get(part, (d, 0, 0))
+        counts[part] = d, n_before + n, max(most, calls)
+    total = {}
+    for part, (d, n_rows, calls) in counts.items():
+        if part in found:
+            its = found.pop(part)
+        else:
+            shape = (part.groups, d, d)
+            H = torch.zeros(shape, dtype=torch.float64, device=layout.device)
+            its = Moments(part, H, H.new_zeros((part.groups, part.n_outputs)), 0, 0)
+        H = ranks.reduce(its.H, 0)
+        if ranks.rank:
+            H = H.new_zeros(()).expand(H.shape)  # of the form, and of no size
+        total[part] = Moments(part, H, ranks.sum(its.g), n_rows, calls)
+    return total

@@ -66,3 +66,285 @@ def refusals_of_shards(rank, size):
         "prune": message(lambda: prune(model, samples(), loss, sparsity=0.5)),
         "keep_pruned": message(lambda: keep_pruned(model, optimizer)),
     }
+
+
+OPTIONS = {"sparsity": 0.7, "samples_per_gradient": 4, "progress": False}
+
+
+def own(batches, rank, size):
+    """Stretches of unequal length: rank 0 has the most."""
+    if size == 1:
+        return batches
+    cuts = {2: (0, 7, 10), 4: (0, 4, 6, 9, 10)}[size]
+    return batches[cuts[rank] : cuts[rank + 1]]
+
+
+class ConvNet(nn.Module):
+    """Convolutions, a BatchNorm, a weight that is used twice, a recurrent one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, groups=6)
+        self.twice = nn.Linear(6, 6)
+        self.memory = nn.GRU(6, 4, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x.reshape(-1, 1, 3, 4)
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.depthwise(x)).flatten(2).mT
+        x = torch.relu(self.twice(torch.relu(self.twice(x))))
+        return self.head(self.memory(x)[0][:, -1])
+
+
+def conv():
+    torch.manual_seed(0)
+    return ConvNet()
+
+
+def hashed(model):
+    import hashlib
+
+    state = model.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pruned(rank, size, make, options):
+    """Prune this rank's share of the batches; what came out."""
+    import torch.distributed as dist
+
+    model = make()
+    if size > 1:
+        model = DistributedDataParallel(model)
+        options = {**options, "group": dist.group.WORLD, "timeout": 20}
+    model.train()
+    report = prune(
+        model, own(samples(), rank, size), loss, random_state=3, **OPTIONS | options
+    )
+    inner = getattr(model, "module", model)
+    return {
+        "hash": hashed(inner),
+        "masks": {n: m.numpy() for n, m in report.masks.items()},
+        "weights": {n: p.detach().numpy() for n, p in inner.state_dict().items()},
+        "loss": report.loss_after,
+        "before": report.loss_before,
+        "training": model.training,
+    }
+
+
+def failing(rank, size, how, options):
+    """Prune where the last rank fails in some way; what each is left with."""
+    import os
+    import signal
+    import time
+
+    import torch.distributed as dist
+
+    from chita_torch.distributed import Ranks
+
+    model = conv()
+    before, calls = hashed(model), [0]
+    timeout = 2 if how == "hang" else 20
+
+    def strange(net, batch):
+        calls[0] += 1
+        if rank == size - 1 and calls[0] == 8:
+            if how == "raise":
+                raise ValueError("something odd in a batch")
+            if how == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "hang":
+                time.sleep(5)
+            if how == "nan":
+                return loss(net, batch) * float("nan")
+        return loss(net, batch)
+
+    def killed(self, layout):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if how == "kill at the end" and rank == size - 1:
+        Ranks.commit = killed
+    options = OPTIONS | {"random_state": 3, "group": dist.group.WORLD} | options
+    start = time.perf_counter()
+    said = "nothing"
+    try:
+        prune(model, own(samples(), rank, size), strange, timeout=timeout, **options)
+    except (Exception, KeyboardInterrupt) as error:
+        said = f"{type(error).__name__}: {error}"
+    seconds = time.perf_counter() - start
+    same = hashed(model) == before
+    again = None
+    if how in ("raise", "interrupt", "nan"):  # the ranks are there: they can go on
+        report = prune(model, own(samples(), rank, size), loss, **options)
+        again = report.n_kept
+    return {"said": said, "same": same, "seconds": seconds, "again": again}
+
+
+def parted(rank, size):
+    """Refit in groups of two, each with a model and batches of its own."""
+    import torch.distributed as dist
+
+    groups = [dist.new_group([i, i + 1]) for i in range(0, size, 2)]
+    mine, place = groups[rank // 2], rank % 2
+    torch.manual_seed(rank // 2)
+    model = nn.Linear(12, 3)
+    masks = {"weight": model.weight.abs() > 0.1}
+    batches = samples()[rank // 2 :: 2]
+    for share in (batches[:4][place::2], batches[1:][place::2]):
+        refit(model, share, masks=masks, random_state=0, group=mine, timeout=20)
+    alone = dist.new_subgroups(1)[0]
+    refit(nn.Linear(12, 3), batches, masks=masks, group=alone)
+    return hashed(model)
+
+
+def said_of_arguments(rank, size):
+    """What is refused on ranks that were told of each other."""
+    import torch.distributed as dist
+    from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+    options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}
+    x, y = (torch.cat(each) for each in zip(*samples(), strict=True))
+    data = TensorDataset(x[:-1], y[:-1])
+
+    def loader(**kind):
+        sampler = DistributedSampler(data, size, rank, **kind)
+        return DataLoader(data, 24, sampler=sampler)
+
+    other = network()
+    if rank == 1:
+        other[2].weight.data[0, 0] += 1
+    one_of_two = dist.new_group([0])
+    return {
+        "same batches": message(lambda: prune(network(), samples(), loss, **options)),
+        "padded": message(lambda: prune(network(), loader(), loss, **options)),
+        "not padded": message(
+            lambda: prune(network(), loader(drop_last=True), loss, **options)
+        ),
+        "other weights": message(
+            lambda: prune(other, own(samples(), rank, size), loss, **options)
+        ),
+        "a rank without batches": message(
+            lambda: prune(network(), samples() if rank else [], loss, **options)
+        ),
+        "no batches": message(lambda: prune(network(), [], loss, **options)),
+        "another group": message(
+            lambda: prune(network(), samples(), loss, **options | {"group": one_of_two})
+        ),
+    }
+
+
+def trained(rank, size, stop=None, state=None):
+    """Train under DistributedDataParallel, pruning on the way."""
+    import io
+
+    import torch.distributed as dist
+
+    model = DistributedDataParallel(conv())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}
+    batches = own(samples(), rank, size)
+    if state is not None:
+        state = torch.load(io.BytesIO(state))
+        model.module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    pruner = GradualPruner(
+        model,
+        optimizer,
+        batches,
+        loss,
+        at=[2, 4],
+        random_state=0,
+        resume=None if state is None else state["pruner"],
+        **options | {"objective": "reconstruction"},
+    )
+    gradients = []
+    for step in range(pruner.state_dict()["count"], 6 if stop is None else stop):
+        optimizer.zero_grad()
+        loss(model, batches[step % len(batches)]).backward()
+        gradients = {
+            name: model.module.get_parameter(name).grad[~mask].abs().sum().item()
+            for name, mask in pruner.kept.masks.items()
+        }
+        optimizer.step()
+        pruner.step()
+    zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    last = {name: mask.numpy() for name, mask in pruner.kept.masks.items()}
+    saved = io.BytesIO()
+    whole = {"model": model.module, "optimizer": optimizer, "pruner": pruner}
+    torch.save({name: it.state_dict() for name, it in whole.items()}, saved)
+    pruner.remove()
+    with keep_pruned(model, optimizer) as kept:
+        loss(model, batches[0]).backward()
+        optimizer.step()
+        held = {name: mask.numpy() for name, mask in kept.masks.items()}
+    # (Running statistics are each rank's own in training, as always.)
+    weights = hashed(nn.ParameterList(model.parameters()))
+    return {
+        "hash": weights,
+        "masks": last,
+        "held": held,
+        "gradients": gradients,
+        "zeros": zeros,
+        "state": saved.getvalue(),
+        "count": pruner.state_dict()["count"],
+    }
+
+
+def refitted(rank, size):
+    import torch.distributed as dist
+
+    model = network()
+    dense = {n: t.clone() for n, t in model.state_dict().items()}
+    masks = {"0.weight": model[0].weight.abs() > 0.15}
+    together = {} if size == 1 else {"group": dist.group.WORLD, "timeout": 20}
+    errors = refit(
+        model,
+        own(samples(), rank, size),
+        dense=dense,
+        masks=masks,
+        random_state=0,
+        **together,
+    )
+    return {
+        "hash": hashed(model),
+        "errors": errors,
+        "weight": model[0].weight.detach().numpy(),
+    }
+
+
+def sharded_by_way_of_a_plain_copy(rank, size):
+    """What the guide says to do with a sharded model."""
+    import torch.distributed as dist
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        set_model_state_dict,
+    )
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import init_device_mesh
+
+    model, plain = network(), network()
+    fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
+    whole = StateDictOptions(full_state_dict=True)
+    plain.load_state_dict(get_model_state_dict(model, options=whole))
+    report = prune(
+        plain,
+        own(samples(), rank, size),
+        loss,
+        group=dist.group.WORLD,
+        objective="reconstruction",
+        **OPTIONS,
+    )
+    set_model_state_dict(model, plain.state_dict(), options=whole)
+    found = get_model_state_dict(model, options=whole)
+    state = plain.state_dict()
+    same = all(torch.equal(found[name], state[name]) for name in state)
+    zeros = all(bool((found[n][~m] == 0).all()) for n, m in report.masks.items())
+    return same and zeros

@@ -54,7 +54,8 @@ def on_ranks(size, job, *arguments):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     context = multiprocessing.get_context(METHOD)
     if METHOD == "forkserver":
-        context.set_forkserver_preload(["torch", "torch.distributed", "chita_torch"])
+        # (Dynamo is what `torch.func` imports when it is first used.)
+        context.set_forkserver_preload(["torch._dynamo", "chita_torch"])
     with tempfile.TemporaryDirectory() as folder:
         store = (Path(folder) / "store").as_posix()
         ranks = {}

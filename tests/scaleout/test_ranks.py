@@ -1,5 +1,6 @@
 """Networks over the ranks of torch.distributed: real processes, one gloo group."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -30,3 +31,132 @@ def test_a_sharded_model_is_refused_by_name():
     for said in done(2, jobs.refusals_of_shards):
         for name, text in said.items():
             assert "parameter '0.weight' is a DTensor" in text, (name, text)
+
+
+def test_a_sharded_model_is_pruned_by_way_of_a_plain_copy():
+    assert done(2, jobs.sharded_by_way_of_a_plain_copy) == [True, True]
+
+
+def compare(found, alone):
+    """Ranks have the same bits; masks are those of one process, weights nearly."""
+    assert len({each["hash"] for each in found}) == 1
+    assert len({str(each["loss"]) for each in found}) == 1
+    for each in found:
+        assert each["training"]
+        assert each["before"] == pytest.approx(alone["before"], rel=1e-6, nan_ok=True)
+        for name, mask in each["masks"].items():
+            np.testing.assert_array_equal(mask, alone["masks"][name], err_msg=name)
+        for name, weight in each["weights"].items():
+            np.testing.assert_allclose(
+                weight, alone["weights"][name], rtol=1e-3, atol=1e-4, err_msg=name
+            )
+
+
+RECONSTRUCTION = {"objective": "reconstruction"}
+ONE_OF_TWO = RECONSTRUCTION | {"sparsity": None, "pattern": "1:2", "calibration": 0.0}
+STAGES = {"objective": "gradients", "stages": 2, "regrow": False}
+AUTO = {"objective": "auto", "stages": 2}
+
+
+@pytest.mark.parametrize(
+    ("size", "make", "options"),
+    [
+        pytest.param(2, jobs.network, RECONSTRUCTION, id="reconstruction"),
+        pytest.param(4, jobs.conv, RECONSTRUCTION, id="reconstruction-conv-4"),
+        pytest.param(2, jobs.network, ONE_OF_TWO, id="pattern"),
+        pytest.param(2, jobs.conv, STAGES, id="gradients-conv"),
+        pytest.param(2, jobs.network, AUTO, id="auto"),
+    ],
+)
+def test_ranks_prune_as_one_process_would_with_all_batches(size, make, options):
+    compare(done(size, jobs.pruned, make, options), jobs.pruned(0, 1, make, options))
+
+
+FAILURES = {
+    "raise": "rank {} failed: ValueError: something odd in a batch",
+    "interrupt": "rank {} failed: KeyboardInterrupt",
+    "kill": "a rank is gone, or was silent for timeout=20 seconds",
+    "kill at the end": "a rank is gone, or was silent for timeout=20 seconds",
+    "hang": "a rank is gone, or was silent for timeout=2 seconds",
+    "nan": "rank {}: the gradient of micro-batch",
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "how", "options"),
+    [
+        (2, "raise", RECONSTRUCTION),
+        (2, "interrupt", RECONSTRUCTION),
+        (4, "kill", RECONSTRUCTION),
+        (2, "kill at the end", RECONSTRUCTION),
+        (2, "hang", RECONSTRUCTION),
+        (2, "kill", STAGES),
+        (2, "nan", STAGES),
+    ],
+)
+def test_where_one_rank_fails_every_model_is_as_it_was(size, how, options):
+    *others, last = on_ranks(size, jobs.failing, how, options)
+    assert not [r for r in (*others, last) if isinstance(r, Failed)], (others, last)
+    if how.startswith("kill"):
+        assert last is None
+    else:
+        assert last["same"]
+        own = {"raise": "ValueError: something odd", "interrupt": "KeyboardInterrupt"}
+        assert own.get(how, "") in last["said"]
+    for each in others:
+        assert each["same"], each
+        assert FAILURES[how].format(size - 1) in each["said"]
+        assert each["seconds"] < 15  # at once, or after the timeout: not after torch's
+    if how in ("raise", "interrupt", "nan"):
+        assert len({each["again"] for each in (*others, last)}) == 1
+
+
+def test_groups_of_ranks_prune_for_themselves():
+    first, same, second, equal = done(4, jobs.parted)
+    assert first == same
+    assert second == equal
+    assert first != second
+
+
+def test_what_would_count_twice_or_differ_is_refused_in_words():
+    zero, one = done(2, jobs.said_of_arguments)
+    for said in (zero, one):
+        assert "ranks 0 and 1 have the same batches" in said["same batches"]
+        assert "the loader repeats 1 samples" in said["padded"]
+        assert (
+            "parameter '2.weight' differs between ranks 0 and 1"
+            in (said["other weights"])
+        )
+        assert "batches is empty" in said["no batches"]
+        for name in ("not padded", "a rank without batches"):
+            assert said[name] == "nothing was said", name
+    assert zero["another group"] == "nothing was said"
+    assert "that this rank is in; got int on rank 1" in one["another group"]
+
+
+def test_training_on_ranks_prunes_and_holds_the_same_weights_on_each():
+    whole = done(2, jobs.trained)
+    assert len({each["hash"] for each in whole}) == 1
+    for each in whole:
+        assert each["zeros"] > 0
+        assert set(each["gradients"].values()) == {0.0}
+        for name, mask in each["masks"].items():
+            np.testing.assert_array_equal(mask, whole[0]["masks"][name])
+            np.testing.assert_array_equal(mask, each["held"][name])
+
+
+def test_a_run_is_resumed_on_another_number_of_ranks():
+    once = done(2, jobs.trained, 3)[0]
+    assert once["count"] == 3
+    resumed = done(4, jobs.trained, None, once["state"])
+    assert len({each["hash"] for each in resumed}) == 1
+    assert resumed[0]["count"] == 6
+    assert resumed[0]["zeros"] > once["zeros"] > 0  # pruned once more, and once only
+
+
+def test_a_refit_on_ranks_is_that_of_one_process():
+    alone, found = jobs.refitted(0, 1), done(2, jobs.refitted)
+    assert found[0]["hash"] == found[1]["hash"]
+    for each in found:
+        assert each["errors"] == pytest.approx(alone["errors"], rel=1e-5)
+        np.testing.assert_allclose(each["weight"], alone["weight"], atol=1e-5)
