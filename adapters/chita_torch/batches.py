@@ -223,7 +223,8 @@ class Batches:
         self._marks: list[tuple[int, float]] = []
         for batch in self._pass():
             self._marks.append(_mark(batch))
-        marks = ranks.gather(torch.tensor(self._marks, dtype=torch.float64).view(-1, 2))
+        own = torch.tensor(self._marks, dtype=torch.float64, device="cpu").view(-1, 2)
+        marks = ranks.gather(own)
         check_own(marks)
         self._first = sum(map(len, marks[: ranks.rank]))  # of this rank's batches
         self._sizes = torch.cat(marks)[:, 0].to(torch.int64).tolist()

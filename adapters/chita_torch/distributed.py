@@ -37,6 +37,7 @@ T = TypeVar("T")
 Group = Any  # a torch.distributed.ProcessGroup, where torch is built with them
 
 TIMEOUT = 1800.0  # seconds, as torch.distributed waits by default
+HOST = "cpu"  # whatever torch.set_default_device says
 FLAG_BYTES = 512  # of what a rank says of its failure
 
 PLAIN = (
@@ -258,7 +259,7 @@ class Ranks:
         if self.rank == owner:
             host = work().detach().to("cpu", like.dtype, copy=True).contiguous()
         else:
-            host = torch.empty(like.shape, dtype=like.dtype)
+            host = torch.empty(like.shape, dtype=like.dtype, device=HOST)
         self.agree()
         sent = host if self.rank == owner else None
         self._travel(dist.broadcast, host, src=self._global(owner), sent=sent)
@@ -270,8 +271,8 @@ class Ranks:
             return [tensor]
         self.agree()
         host = tensor.detach().cpu().contiguous()
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        own = torch.tensor([len(host)])
+        lengths = [_number(0) for _ in range(self.size)]
+        own = _number(len(host))
         self._travel(dist.all_gather, lengths, own, sent=own)
         most = max(int(length) for length in lengths)
         padded = host.new_zeros((most, *host.shape[1:]))
@@ -305,7 +306,8 @@ class Ranks:
 
     def total(self, *numbers: float) -> list[float]:
         """Sums over the ranks, added up in their order."""
-        found = self.gather(torch.tensor([numbers], dtype=torch.float64))
+        own = torch.tensor([numbers], dtype=torch.float64, device=HOST)
+        found = self.gather(own)
         return torch.cat(found).sum(dim=0).tolist()
 
     def same(self, number: int) -> int:
@@ -313,8 +315,7 @@ class Ranks:
         if self._channel is None:
             return number
         number %= 2**63
-        like = torch.zeros(1, dtype=torch.int64)
-        return int(self.share(0, lambda: torch.tensor([number]), like))
+        return int(self.share(0, lambda: _number(number), _number(0)))
 
     def solution(
         self, owner: int, solve: Callable[[], Solution], p: int, device: torch.device
@@ -329,10 +330,11 @@ class Ranks:
             found.append(solve())
             (it,) = found
             rest = [it.objective, it.lower_bound, it.n_iter, statuses.index(it.status)]
-            parts = (it.coef, it.support, torch.tensor(rest, dtype=torch.float64))
-            return torch.cat([torch.as_tensor(x).double().cpu() for x in parts])
+            parts = [torch.as_tensor(x).double().cpu() for x in (it.coef, it.support)]
+            last = torch.tensor(rest, dtype=torch.float64, device=HOST)
+            return torch.cat([*parts, last])
 
-        like = torch.zeros(2 * p + 4, dtype=torch.float64)
+        like = torch.zeros(2 * p + 4, dtype=torch.float64, device=HOST)
         flat = self.share(owner, numbers, like)
         if found:
             return found[0]
@@ -454,6 +456,10 @@ def _check_equal(name: str, digests: Sequence[Tensor]) -> None:
                 "DistributedDataParallel."
             )
             raise ValueError(msg)
+
+
+def _number(value: int) -> Tensor:
+    return torch.tensor([value], dtype=torch.int64, device=HOST)
 
 
 def _as_is(tensor: Tensor) -> Tensor:

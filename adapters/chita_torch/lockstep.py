@@ -193,5 +193,6 @@ class Lockstep:
         if self._ranks is None or self._ranks.size == 1:
             return part
         number = -1 if part is None else self._parts.index(part)
-        found = torch.cat(self._ranks.gather(torch.tensor([number]))).tolist()
+        own = torch.tensor([number], device="cpu")
+        found = torch.cat(self._ranks.gather(own)).tolist()
         return next((self._parts[i] for i in found if i >= 0), None)

@@ -225,7 +225,7 @@ def _summed(
     for p, its in found.items():
         form = (names.index(p.name), p.start, p.stop, p.groups, p.inputs)
         own.append([*form, its.H.shape[-1], its.n_rows, its.calls])
-    rows = ranks.gather(torch.tensor(own, dtype=torch.int64).view(-1, 8))
+    rows = ranks.gather(torch.tensor(own, dtype=torch.int64, device="cpu").view(-1, 8))
     counts: dict[Part, tuple[int, int, int]] = {}
     for index, start, stop, groups, inputs, d, n, calls in torch.cat(rows).tolist():
         part = Part(names[index], start, stop, groups, inputs)
