@@ -502,6 +502,18 @@ def _pruning():
         with fake_ranks():
             run(group=-100)
 
+    def other_targets():
+        with pytest.MonkeyPatch.context() as patch:
+            every = [torch.zeros(32), torch.ones(32)]
+            patch.setattr(distributed.Ranks, "gather", lambda self, x: every)
+            distributed.fit_columns(data, data[:, 0], k=1)
+
+    def not_solved():
+        from chita_sklearn.core import Cardinality, Sharded, solve
+
+        comm = distributed._Arrays(distributed.Ranks())
+        solve(Sharded(data.numpy(), data[:, 0].numpy(), comm), Cardinality(2))
+
     class Padded:
         class batch_sampler:
             even_batches, split_batches, num_processes = True, False, 2
@@ -620,6 +632,10 @@ def _pruning():
         lambda: run(group="all"),
         lambda: run(timeout=0),
         group_of_another,
+        lambda: distributed.fit_columns(data, data, k=1),
+        lambda: distributed.fit_columns(data * float("nan"), data[:, 0], k=1),
+        other_targets,
+        not_solved,
         lambda: distributed._check_equal("x", [torch.ones(1), torch.zeros(1)]),
     ]
 

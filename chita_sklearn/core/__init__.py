@@ -1,6 +1,7 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
 from .deadline import Deadline
+from .improvers.sharded import search_sharded
 from .improvers.targets import fit_support
 from .path import (
     degrees_of_freedom,
@@ -23,6 +24,7 @@ from .problem.factored import Factored
 from .problem.least_squares import LeastSquares
 from .problem.many_targets import BlockDiagonal, ManyTargets
 from .problem.several_targets import SeveralTargets, least_squares
+from .problem.sharded import Collective, Sharded, ShardedSpace
 from .solution import Solution, Status
 from .solve import solve
 
@@ -31,6 +33,7 @@ __all__ = [
     "BlockDiagonal",
     "BlockLeastSquares",
     "Cardinality",
+    "Collective",
     "Deadline",
     "Factored",
     "Groups",
@@ -41,6 +44,8 @@ __all__ = [
     "Pattern",
     "PerBlock",
     "SeveralTargets",
+    "Sharded",
+    "ShardedSpace",
     "Solution",
     "Solver",
     "Status",
@@ -49,6 +54,7 @@ __all__ = [
     "fit_support",
     "least_squares",
     "residual_sum_of_squares",
+    "search_sharded",
     "solve",
     "solve_path",
     "sweep_path",

@@ -59,7 +59,7 @@ class Dual:
         # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
         eps = float(xp.finfo(xp.float64).eps)
         self._gamma_n = (problem.terms + 8) * eps
-        self._gamma_p = (problem.p + 8) * eps
+        self._gamma_p = (space.total(problem.p) + 8) * eps
         norms = problem.raw_norms()
         mask = space.best_mask(pattern, norms)
         self._spread = float(space.sum_over(mask, norms)) ** 0.5
