@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .batches import Tree, n_samples
 from .calls import Call, Watch
+from .distributed import Ranks
 from .gradients import LossFunction, gradient_matrix
 from .layout import Layout, select
 from .stage import Setting
@@ -70,6 +71,7 @@ def costs_of(
     batches: Iterable[Tree],
     layout: Layout,
     cost: Cost,
+    ranks: Ranks | None = None,
 ) -> list[float]:
     """Return what a weight of each layer costs.
 
@@ -84,6 +86,8 @@ def costs_of(
     layout : Layout
     cost : {"flops", "bytes"} or mapping
         See `prune`.
+    ranks : Ranks, optional
+        Whose batches count as well.
     """
     if isinstance(cost, Mapping):
         found: dict[str, float] = {}
@@ -93,12 +97,18 @@ def costs_of(
         return [found.get(name, 1.0) for name in layout.names]
     if cost == "bytes":
         return [float(slot.parameter.element_size()) for slot in layout.slots]
-    seen, samples = _Uses(layout), 0
+    seen, samples = _Uses(layout), 0.0
     with torch.no_grad(), seen:
         for batch in batches:
             samples += n_samples(batch)
             forward(model, batch)
-    operations = [2 * seen.weights[s.name] / (samples * s.size) for s in layout.slots]
+    uses = [float(seen.weights[slot.name]) for slot in layout.slots]
+    if ranks is not None:
+        *uses, samples = ranks.total(*uses, samples)
+    operations = [
+        2 * n / (samples * slot.size)
+        for n, slot in zip(uses, layout.slots, strict=True)
+    ]
     return [each if each > 0 else 2.0 for each in operations]
 
 
@@ -164,20 +174,22 @@ def within(
     Time: `ROWS` gradients, and a forward pass over as many samples. Memory: `ROWS`
     numbers for each weight.
     """
-    layout, data = target.layout, setting.data
+    layout, data, ranks = target.layout, setting.data, setting.ranks
     assert target.sparsity is not None
     n = min(ROWS, data.n_available)
-    samples = data.sample(n * data.samples_per_gradient)
-    costs = costs_of(setting.model, forward, samples, layout, cost)
+    samples = data.sample(n * data.samples_per_gradient).batches
+    costs = costs_of(setting.model, forward, samples, layout, cost, ranks)
+    own = data.draw(n)
     A = gradient_matrix(
         setting.model,
         differentiate,
-        data.draw(n),
+        own,
         layout,
-        n,
+        len(own),
         samples_per_gradient=data.samples_per_gradient,
     ).A
-    value = layout.gather().double().square() * A.double().square().mean(dim=0)
+    squares = ranks.sum(A.double().square().sum(dim=0)) / n
+    value = layout.gather().double().square() * squares
     budget = divide(layout, value, costs, target.sparsity, target.floors(0))
     sizes = layout.sizes()
     shares = [1 - k / size for k, size in zip(budget.kept, sizes, strict=True)]

@@ -56,6 +56,7 @@ def compare(found, alone):
 RECONSTRUCTION = {"objective": "reconstruction"}
 ONE_OF_TWO = RECONSTRUCTION | {"sparsity": None, "pattern": "1:2", "calibration": 0.0}
 STAGES = {"objective": "gradients", "stages": 2, "regrow": False}
+FLOPS = RECONSTRUCTION | {"cost": "flops"}
 AUTO = {"objective": "auto", "stages": 2}
 
 
@@ -66,6 +67,7 @@ AUTO = {"objective": "auto", "stages": 2}
         pytest.param(4, jobs.conv, RECONSTRUCTION, id="reconstruction-conv-4"),
         pytest.param(2, jobs.network, ONE_OF_TWO, id="pattern"),
         pytest.param(2, jobs.conv, STAGES, id="gradients-conv"),
+        pytest.param(2, jobs.conv, FLOPS, id="flops-conv"),
         pytest.param(2, jobs.network, AUTO, id="auto"),
     ],
 )
