@@ -18,12 +18,13 @@ that is there is not repeated. MLPNet and ResNet-20 need the optional data (READ
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -70,7 +71,8 @@ class Case:
 def load(network: str, folder: Path | None) -> Case:
     """Return a fresh copy of a network and its data."""
     if network == "language":
-        model, sequences, held = language.load()
+        trained, sequences, held = _language()
+        model = copy.deepcopy(trained)
         batches = list(sequences.split(16))
 
         def loss(model: nn.Module) -> float:
@@ -87,6 +89,11 @@ def load(network: str, folder: Path | None) -> Case:
         model, train, test = resnet20.load(folder)
         batches = some = resnet20.batches_of(resnet20.few(train), 50)
     return Case(model, batches, some, loss_fn, partial(accuracy, data=test))
+
+
+@cache
+def _language() -> tuple[nn.Module, Tensor, Tensor]:
+    return language.load()
 
 
 def prune_by_layer(

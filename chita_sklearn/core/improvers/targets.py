@@ -40,7 +40,7 @@ from .admm import Block, Schedule, admm
 SCHEDULES = (Schedule(3e-3, 1.015, 600), Schedule(3e-3, 1.01, 900))
 FAST = (Schedule(1e-2, 1.03, 200),)
 FASTEST = (Schedule(1e-1, 1.1, 50),)  # where FAST takes more than HEAVY
-WORK, HEAVY = 2e11, 4e12
+WORK, HEAVY = 2e11, 1e12
 EXCHANGED = 2**26  # numbers in the states of all targets at most: half a gigabyte
 LEAST = 1e-6  # share of n F over k that an exchange must gain
 ROUNDS = 20  # of exchanges within and between targets
