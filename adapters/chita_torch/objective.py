@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .gradients import NotFinite
+from .idle import reserve
 from .layout import Layout
 from .reconstruction import Reconstruction
 from .report import Stage, Trial
@@ -124,7 +125,8 @@ class ByLoss:
         if not torch.equal(start, self._dense) or not largest:
             largest["largest as they are"] = start
         for name, weights in largest.items():
-            offer(name, self._largest(layout, pattern, weights, first[0]))
+            shared = reserve(pattern, self._reconstruction.idle, len(layout))
+            offer(name, self._largest(layout, shared, weights, first[0]))
         taken = min(losses, key=lambda name: _or_infinite(losses[name]))
         if not math.isfinite(losses[taken]):
             msg = (

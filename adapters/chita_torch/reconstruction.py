@@ -116,7 +116,7 @@ class Reconstruction:
     dense: Tensor = field(init=False)
     notes: list[str] = field(default_factory=list, init=False)
     _last: float = field(default=DAMPING, init=False)
-    _idle: list[slice] = field(default_factory=list, init=False)  # experts
+    idle: list[slice] = field(default_factory=list, init=False)  # experts
 
     def __post_init__(self) -> None:
         self.batches, self.n, self._before = self.sample
@@ -155,8 +155,8 @@ class Reconstruction:
         if torch.equal(present, self.dense):
             # (What is cut off by what was pruned is no news.)
             live = _live(layout, moments, fisher)
-            self._idle = without_gradient(setting, layout, live, lambda: self.batches)
-        pattern = reserve(pattern, self._idle, len(layout))
+            self.idle = without_gradient(setting, layout, live, lambda: self.batches)
+        pattern = reserve(pattern, self.idle, len(layout))
         if not setting.regrow:
             pattern = Within(pattern, present != 0)
         seconds = perf_counter() - start
@@ -173,7 +173,7 @@ class Reconstruction:
         budget = setting.ranks.solution(0, divide, len(layout), setting.device)
         divided = perf_counter() - start - seconds
         pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
-        for part in () if self.grouped else self._idle:  # the largest, to the digit
+        for part in () if self.grouped else self.idle:  # the largest, to the digit
             score, n = present[part].abs(), int(mask[part].sum())
             mask[part] = torch.as_tensor(Cardinality(n).best_mask(score)).to(mask)
             pruned[part] = torch.where(mask[part].to(score.device), present[part], 0.0)

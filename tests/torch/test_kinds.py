@@ -303,6 +303,22 @@ def test_an_expert_without_samples_keeps_its_share_the_largest(
 
 
 @pytest.mark.filterwarnings(IDLE)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sparsity", [0.3, 0.95])
+def test_an_expert_of_small_weights_without_samples_keeps_its_share(
+    sparsity, objective
+):
+    torch.manual_seed(0)
+    model = Stacked()
+    with torch.no_grad():
+        model.up[3] *= 1e-3
+        model.down[3] *= 1e-3
+    prune(model, data(), cross_entropy, sparsity=sparsity, objective=objective, **QUICK)
+    for stack in (model.up, model.down):
+        assert int((stack[3] != 0).sum()) == round((1 - sparsity) * 128)
+
+
+@pytest.mark.filterwarnings(IDLE)
 @pytest.mark.parametrize("make", [Stacked, Listed])
 def test_the_router_is_left_out_and_named_unless_it_is_included(make):
     torch.manual_seed(0)
