@@ -191,7 +191,7 @@ def dual(
     Solution
         Never with a larger objective or a smaller bound than given.
     """
-    xp, space, function = problem.xp, problem.space, Dual(problem, pattern)
+    space, function = problem.space, Dual(problem, pattern)
     solver = backsolver(problem, pattern.size, rough=rough_enough(problem))
     mixture = solver.update(solution.support).copy()
     alpha, u = _residual(problem, mixture)
@@ -226,20 +226,8 @@ def dual(
         if status is None and dear and gaps[-1] > tol:
             del other  # with its Gram, whose memory the next step takes
             continue
-        w, r, _ = other.update(candidate).solve()
-        found = problem.value(w, r)
-        least = xp.where(found < best.objective, found, best.objective + 0 * found)
-        bound, fixed = function.certificate(alpha, least)
-        if best.fixed is not None:
-            # Fixed for any support better than an earlier, larger objective: still so.
-            pairs = zip(best.fixed, fixed, strict=True)
-            fixed = Fixed(*(old | new for old, new in pairs))
-        counts = (space.count(mask) for mask in fixed)
-        objective, proven, *n_fixed = numbers(found, bound, *counts)
-        if objective < best.objective:
-            best = replace(best, coef=w, support=candidate, objective=objective)
-        best = replace(with_bound(best, max(proven, 0.0)), fixed=fixed)
-        best = _decide(problem, pattern, best, fixed, *n_fixed)
+        refitted = other.update(candidate)
+        best = _certified(problem, pattern, function, best, candidate, refitted, alpha)
         if best.gap <= tol and status is not Status.STOPPED:
             status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
         if status is not None:
@@ -253,6 +241,32 @@ def dual(
         status=status or Status.MAX_ITER,
         history=(*best.history, note),
     )
+
+
+def _certified(
+    problem: Rows,
+    pattern: Pattern,
+    function: Dual,
+    best: Solution,
+    candidate: Array,
+    solver: SupportSolver,
+    alpha: Array,
+) -> Solution:
+    """The better of a solution and a candidate's backsolve, with the bound at alpha."""
+    w, r, _ = solver.solve()
+    found = problem.value(w, r)
+    least = problem.xp.where(found < best.objective, found, best.objective + 0 * found)
+    bound, fixed = function.certificate(alpha, least)
+    if best.fixed is not None:
+        # Fixed for any support better than an earlier, larger objective: still so.
+        pairs = zip(best.fixed, fixed, strict=True)
+        fixed = Fixed(*(old | new for old, new in pairs))
+    counts = (problem.space.count(mask) for mask in fixed)
+    objective, proven, *n_fixed = numbers(found, bound, *counts)
+    if objective < best.objective:
+        best = replace(best, coef=w, support=candidate, objective=objective)
+    best = replace(with_bound(best, max(proven, 0.0)), fixed=fixed)
+    return _decide(problem, pattern, best, fixed, *n_fixed)
 
 
 def _residual(problem: Rows, solver: SupportSolver) -> tuple[Array, Array]:
