@@ -41,8 +41,8 @@ PILOT = 1000  # rows whose mean is the shift of a chunk
 LARGEST = 2**32  # bytes of a factor: 23,000 features
 # What rounding may make of coefficients, as a share, where a Gram matrix is accepted.
 GRAM_LOSS = 1e-6
-# Numbers of X in a chunk, and rows for each column at least, so that merging its factor
-# is little beside forming it.
+# Numbers of X in a chunk, and rows for each column at least: merging the factor of a
+# chunk then takes far less time than forming it.
 CHUNK, CHUNK_ROWS = 2**21, 16
 
 

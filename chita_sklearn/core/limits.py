@@ -17,17 +17,17 @@ class Limits:
     gram_block, gram_least : int
         Bytes of that block at most (larger ones are no faster) and at least (a share of
         a small X would cut it into slivers).
-    side_least : int
-        Side of a Gram matrix that may be held however small X is: 1,000 take 8 MB.
+    gram_order_least : int
+        Order of a Gram matrix that may be held however small X is: 1,000 take 8 MB.
     factor_up_to : int
-        Side of the largest Gram matrix that is factored: 20,000 take 3 GB. Larger
+        Order of the largest Gram matrix that is factored: 20,000 take 3 GB. Larger
         supports, of as many rows, are refitted by coordinate descent.
     """
 
     gram_share: float = 1 / 16
     gram_block: int = 2**25
     gram_least: int = 2**21
-    side_least: int = 1000
+    gram_order_least: int = 1000
     factor_up_to: int = 20_000
 
 

@@ -278,7 +278,7 @@ def test_a_large_pruning_fit_allocates_less_than_a_quarter_of_x(solver):
 @pytest.mark.parametrize("solver", ["auto", "dual", "iht", "dense"])
 def test_a_tenth_of_a_square_x_takes_less_than_a_quarter_of_it(solver):
     # (The 8 MB that are allowed beside any X would be much beside this one.)
-    none = Limits(side_least=0)
+    none = Limits(gram_order_least=0)
     assert above(solver, np.float64, (3000, 3000), 300, 1.0, limits=none) < 0.25
 
 

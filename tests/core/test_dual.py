@@ -272,8 +272,8 @@ def test_a_mixture_cut_to_its_largest_coordinates_still_proves(
     case = oracle.case(seed, n=10, p=12, ridge=10.0**logridge)
     pattern = Cardinality(2)
     best = optimum(oracle, case, pattern)
-    problem = case.problem(limits=Limits(side_least=0))
-    assert problem.side() < 3  # two supports make more
+    problem = case.problem(limits=Limits(gram_order_least=0))
+    assert problem.gram_order() < 3  # two supports make more
     found = solve(problem, pattern, solver=solver, tol=0.0)
     is_below(found.lower_bound, best, rounding(case, found))
 
@@ -284,8 +284,8 @@ def test_a_mixture_cut_to_its_largest_coordinates_proves_nearly_as_much():
     y = X[:, :40] @ rng.standard_normal(40) + rng.standard_normal(300)
     problem = LeastSquares(X, y, ridge=0.1)
     whole = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
-    problem = LeastSquares(X, y, ridge=0.1, limits=Limits(side_least=0))
-    assert problem.side() < 100
+    problem = LeastSquares(X, y, ridge=0.1, limits=Limits(gram_order_least=0))
+    assert problem.gram_order() < 100
     cut = solve(problem, Cardinality(30), solver="dual", tol=1e-4)
     assert whole.gap < cut.gap < 1.2 * whole.gap
 

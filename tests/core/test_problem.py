@@ -273,10 +273,10 @@ def test_constant_columns_centred_are_columns_of_zeros():
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), step=st.integers(1, 4))
-def test_thinned_rows_stand_for_all_of_them(oracle, kind, seed, step):
+def test_subsampled_rows_stand_for_all_of_them(oracle, kind, seed, step):
     case = oracle.case(seed)
     few = case.but(X=scipy.sparse.csr_array(case.X)) if kind == "sparse" else case
-    few, rng = few.problem().thinned(step), np.random.default_rng(seed)
+    few, rng = few.problem().subsampled(step), np.random.default_rng(seed)
     w = rng.standard_normal(few.p)
     A, b = case.A.astype(float)[::step], case.b.astype(float)[::step]
     shift = w - case.w_bar.astype(float)

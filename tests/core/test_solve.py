@@ -194,7 +194,7 @@ def test_conjugate_gradients_end_at_the_unconstrained_minimiser(oracle, seed):
 def test_the_dense_plan_needs_no_gram_of_all_columns(oracle):
     case = oracle.case(0, n=60, p=200, ridge=1.0, prior=None)
     direct = solve(case.problem(), Cardinality(20), solver="dense")
-    small = case.problem(limits=Limits(side_least=0))
+    small = case.problem(limits=Limits(gram_order_least=0))
     found = solve(small, Cardinality(20), solver="dense")
     assert any("conjugate gradients" in note for note in found.history)
     assert not any("conjugate gradients" in note for note in direct.history)

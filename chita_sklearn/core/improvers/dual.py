@@ -198,7 +198,7 @@ def dual(
     value = float(function.value(alpha, u))
     candidate, lowest = solution.support, float(mixture.minimum())
     best, values, gaps = solution, [value], [float("inf")]
-    dear = costly(problem)
+    expensive = costly(problem)
     for t in range(max_iter):
         solver.update(space.best_mask(pattern, function.scores(u)))
         mixture.mix(solver, 3.0 / (t + 4))
@@ -209,7 +209,7 @@ def dual(
         status: Status | None = None
         if on_step is not None and on_step(best.coef):
             status = Status.STOPPED
-        elif t >= HOPELESS and dear and value < SHRINK * values[t - HOPELESS] <= 0:
+        elif t >= HOPELESS and expensive and value < SHRINK * values[t - HOPELESS] <= 0:
             status = Status.CONVERGED  # too small a ridge to prove anything with
         elif t + 1 == max_iter:
             status = Status.MAX_ITER
@@ -223,7 +223,7 @@ def dual(
         gaps.append(relative_gap(lowest, value) if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED
-        if status is None and dear and gaps[-1] > tol:
+        if status is None and expensive and gaps[-1] > tol:
             del other  # with its Gram, whose memory the next step takes
             continue
         refitted = other.update(candidate)

@@ -78,7 +78,7 @@ def search_groups(
         U, w = np.unique(pattern.labels[to_host(solution.support)]), solution.coef
     lengths = np.bincount(labels)
     support = int(np.sort(lengths)[::-1][: pattern.k].sum())
-    room = min(p, max(base.side(), ROOM * support))
+    room = min(p, max(base.gram_order(), ROOM * support))
     moves = done = better = failed = rounds = 0
     status, stopped = Status.MAX_ITER, False
     while rounds < min(max_iter, ROUNDS):

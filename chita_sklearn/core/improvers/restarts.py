@@ -7,7 +7,7 @@ pays:
 - A restart drops some coordinates at random, from one to all, lets one random other in,
   selects forward up to the size, and swaps to the next local optimum on the working
   set. The one stranger makes the refill differ from what was dropped. Only the restarts
-  in a row that gain nothing are counted, so that the effort goes where it pays. Of
+  in a row that gain nothing are counted: a search that still gains goes on. Of
   the perturbations tried (strangers only, noisy forward selection, growing and
   shrinking, dropping half at most) this came closest to the best known residuals.
 - Where many restarts ended elsewhere than at the best support, the problem has many

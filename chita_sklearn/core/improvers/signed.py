@@ -79,7 +79,7 @@ def search_signed(
     pairs, and O(s^3) for each pair that is refitted.
     """
     xp, p, k = problem.xp, problem.p, pattern.size
-    room = p if p <= problem.side() else min(p, max(ROOM * k, k + MORE))
+    room = p if p <= problem.gram_order() else min(p, max(ROOM * k, k + MORE))
     g, signs = problem.correlation(), problem.signs
     S = np.empty(0, dtype=np.intp)
     if solution is not None:
@@ -197,7 +197,7 @@ def bound_signed(
     alpha, w = problem.residual(solution.coef), solution.coef
     u, g = problem.rmatvec(alpha), problem.correlation()
     values = [float(function.value(alpha, u))]
-    t, near, dear = 0, (1 - tol) * solution.objective, costly(problem)
+    t, near, expensive = 0, (1 - tol) * solution.objective, costly(problem)
     while t < steps and values[-1] < near:
         t += 1
         share = 3.0 / (t + 3)
@@ -208,7 +208,11 @@ def bound_signed(
         to = problem.residual(w)
         alpha, u, value = function.climb(alpha, u, to, problem.rmatvec(to))
         values.append(float(value))
-        if dear and t >= HOPELESS and values[t] < SHRINK * values[t - HOPELESS] <= 0:
+        if (
+            expensive
+            and t >= HOPELESS
+            and values[t] < SHRINK * values[t - HOPELESS] <= 0
+        ):
             break  # too small a ridge to prove anything with
     best = with_bound(solution, max(function.bound(alpha), 0.0))
     note = f"dual ascent: {t} steps"

@@ -88,7 +88,7 @@ def swaps(
     the host, a support costs O(m s^2 + s^3) to begin with and O(m s) a swap.
     """
     p, k = problem.p, pattern.size
-    room = max(min(6 * k, problem.side()), k + 150)
+    room = max(min(6 * k, problem.gram_order()), k + 150)
     room = min(p, room if search is None else max(room, search.room(problem, k)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu
     inside, outside = None, problem.zeros(p) > 0

@@ -111,8 +111,8 @@ class Quadratic(ABC):
         """Return a smaller problem with the same n F, if that costs fewer passes."""
         return self
 
-    def side(self, rough: bool = False) -> float:
-        """Side of the largest Gram matrix that is little beside the data."""
+    def gram_order(self, rough: bool = False) -> float:
+        """Order of the largest Gram matrix that may be held beside the data."""
         return math.inf
 
     def select(self, S: Array) -> Selection:
@@ -178,7 +178,7 @@ class Rows(Quadratic):
         """
 
     @abstractmethod
-    def thinned(self, step: int) -> Rows:
+    def subsampled(self, step: int) -> Rows:
         """Return the problem of every step-th row; n F is about step times smaller."""
 
     def correlation(self) -> Array:

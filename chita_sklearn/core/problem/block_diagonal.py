@@ -102,5 +102,5 @@ class BlockLeastSquares(Rows):
             start += q.p
         return BlockLeastSquares(parts)
 
-    def thinned(self, step: int) -> BlockLeastSquares:  # noqa: D102
-        return BlockLeastSquares([q.thinned(step) for q in self.problems])
+    def subsampled(self, step: int) -> BlockLeastSquares:  # noqa: D102
+        return BlockLeastSquares([q.subsampled(step) for q in self.problems])

@@ -95,7 +95,7 @@ class Columns(Selection):
 
 
 class GramRows:
-    """Rows of A'A: for a tall X, where all p of them are little beside it.
+    """Rows of A'A, for a tall X: all p of them take far less memory than X does.
 
     A row costs one product with A' when it is first wanted, and no more.
     """

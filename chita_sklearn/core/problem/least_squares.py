@@ -356,11 +356,14 @@ class LeastSquares(Rows):
         own = 8 if self._data.exact else 12  # the block, and what is cast to it
         return max(min(self.limits.gram_block, share), self.limits.gram_least) // own
 
-    def side(self, rough: bool = False) -> int:
-        """Side of a Gram matrix that is little beside X: there may be several."""
+    def gram_order(self, rough: bool = False) -> int:
+        """Order of a Gram matrix that takes a small share of the memory of X.
+
+        Several may be held at a time. See `Limits.gram_share`.
+        """
         own = 4 if rough and self._m is None else 8
         share = int(self.limits.gram_share * self._data.nbytes / own)
-        return max(math.isqrt(share), self.limits.side_least)
+        return max(math.isqrt(share), self.limits.gram_order_least)
 
     def _weigh(self, r: Array, rows: slice = slice(None)) -> Array:
         """D[rows] r, for a vector or a matrix of rows."""
@@ -529,7 +532,7 @@ class LeastSquares(Rows):
         part.grams, part._factor, part._together = [], [], None
         return part
 
-    def thinned(self, step: int) -> LeastSquares:  # noqa: D102
+    def subsampled(self, step: int) -> LeastSquares:  # noqa: D102
         other = copy.copy(self)
         other._whole = None
         other._data = self._data.part(slice(None, None, step))

@@ -86,12 +86,12 @@ class Backsolver(SupportSolver):
         self._rough = rough
         # What is held beside a large X stays small beside it, or beside the supports'.
         least = ROOM * (size or 0)
-        self._side = max(problem.side(), least)
+        self._side = max(problem.gram_order(), least)
         # Without a ridge the n x n matrix of few columns is singular.
         self._keeps = (
             problem.mu > 0
             and problem.n_rows <= 4 * (size or 0)
-            and problem.n_rows <= max(problem.side(rough), least)
+            and problem.n_rows <= max(problem.gram_order(rough), least)
         )
         # With its diagonal scaled to 1, the smallest eigenvalue of A Z A' + mu I is at
         # least mu / (||A||_F^2 + mu); n^2 eps is enough for a Cholesky factor.
@@ -104,7 +104,7 @@ class Backsolver(SupportSolver):
         self._held: Any = None
         # Shared by the copies.
         tall = problem.p <= problem.n_rows
-        little = problem.p <= problem.side() or TALL * problem.p <= problem.n_rows
+        little = problem.p <= problem.gram_order() or TALL * problem.p <= problem.n_rows
         self._rows = GramRows(problem) if tall and little else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
