@@ -65,7 +65,8 @@ MODES = {
         "schedule": lambda t, stages: (1 - 0.8**t) / (1 - 0.8 ** (stages - 1)),
     },
 }
-MODES["40 stages, auto"] = {**MODES["40 stages"], "objective": "auto"}
+for stages in ("20 stages", "40 stages"):
+    MODES[f"{stages}, auto"] = {**MODES[stages], "objective": "auto"}
 CANDIDATES = (1, 4, 16)  # images in a gradient of one stage
 DEFAULT = 16
 CHOSEN = {0.95: 4, 0.98: 1}  # by --choose

@@ -70,6 +70,7 @@ MODES = {
     "one stage": {**ONE, "recalibrate_batchnorm": False},
     "layers": {"objective": "reconstruction", "recalibrate_batchnorm": False},
     "defaults": {},
+    "defaults, 5 stages": {"stages": 5, "schedule": "cubic"},
     "layers, 5 stages": {
         "objective": "reconstruction",
         "stages": 5,
@@ -107,7 +108,12 @@ FINETUNE = {
     "distilled, one-shot, rate 0.01": Recipe(0.01, 4.0),
 }
 PRUNINGS = 11  # of gradual pruning, in less than two epochs
-SPARING = "layers", "defaults"  # modes of 1,000 images
+SPARING = (
+    "layers",
+    "defaults",
+    "layers, 5 stages",
+    "defaults, 5 stages",
+)  # modes of 1,000 images
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
     "published backsolve, 10 stages": {0.8: 85.5, 0.9: 29.7},
