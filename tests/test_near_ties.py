@@ -128,6 +128,8 @@ def test_fewer_where_there_are_no_more():
     assert len(model.solutions_["support"]) == 4  # of 4 features, 3
     model = ChitaRegressor(4, n_solutions=50).fit(X, y)
     assert len(model.solutions_["support"]) == 1
+    model = ChitaRegressor(2, n_solutions=50).fit(X, np.ones(30))
+    assert [S.tolist() for S in model.solutions_["support"]] == [[]]
 
 
 def test_near_ties_of_diabetes_are_those_of_all_regressions():

@@ -70,13 +70,16 @@ def near_ties(
         best = ranked(problem, pattern, count + 1)
     else:
         best = _explored(problem, pattern, [S, *solution.met], count + 1, stop)
-    found = [solution]
+    found, seen = [solution], {_nonzero(solution)}
     for T in best:
         if T == S:
             continue
         index = problem.xp.asarray(T, dtype=int, device=problem.device)
-        mask = mask_of(problem.p, index)
-        found.append(backsolve(problem, unsolved(problem, mask)))
+        one = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
+        # Columns that fit nothing have a coefficient of 0, whichever are added.
+        if _nonzero(one) not in seen:
+            seen.add(_nonzero(one))
+            found.append(one)
     found.sort(key=lambda one: one.objective)
     best = found[0]
     if best is not solution:
@@ -93,6 +96,10 @@ def near_ties(
         )
         found = [best, *rest]
     return found[:count]
+
+
+def _nonzero(solution: Solution) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(to_host(solution.coef != 0)).tolist())
 
 
 def _explored(
