@@ -3,6 +3,8 @@
     python -m benchmarks.scaleout rows          4,000,000 x 200 float32, 3.2 GB on disk
     python -m benchmarks.scaleout accuracy      ten chunkings against long double
     python -m benchmarks.scaleout processes     one and two processes; the cost model
+    python -m benchmarks.scaleout columns       400,000 columns on one rank and on two
+    python -m benchmarks.scaleout networks      one network, batches on one rank and two
 
 A section is a function; `SECTIONS` lists them. Files are made in --folder and deleted.
 CPU is process time with one BLAS thread, and compared within a run only.
@@ -318,10 +320,195 @@ def processes(folder: Path, n: int, p: int) -> tuple[dict, str]:
     return record, "\n".join(lines) + "\n"
 
 
+# --- Ranks of torch.distributed: columns and networks ---------------------------------
+
+WIDE, ROWS_OF_WIDE, CHOSEN = 200_000, 1000, 15  # columns a rank, rows, and k
+
+
+def on_ranks(size: int, kind: str, folder: Path) -> list[dict]:
+    """Run this file on some ranks of a gloo group on the loopback; their records."""
+    store = folder / f"store-{kind}-{size}"
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-m", "benchmarks.scaleout", "--ranks"]
+    started = [
+        subprocess.Popen(
+            [*command, kind, str(rank), str(size), str(folder), str(store)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    records = [json.loads(each.communicate()[0]) for each in started]
+    store.unlink(missing_ok=True)
+    return records
+
+
+def on_rank(kind: str, rank: int, size: int, folder: Path, store: str) -> dict:
+    """One rank's work, timed."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+    )
+    group = dist.group.WORLD if size > 1 else None
+    work = {"columns": columns_of_rank, "networks": network_of_rank}[kind]
+    record = work(rank, size, folder, group)
+    dist.destroy_process_group()
+    return record
+
+
+def columns_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
+    """Fit the columns of this rank; alone, those of both."""
+    from chita_sklearn import ChitaRegressor
+    from chita_torch.distributed import fit_columns
+
+    y = np.load(folder / "y.npy")
+    parts = [np.load(folder / f"X{i}.npy") for i in range(2)]
+    if size == 1:
+        X = np.concatenate(parts, axis=1)
+        del parts
+        model = ChitaRegressor(CHOSEN, random_state=0)
+        model, cpu, wall = timed(lambda: model.fit(X, y))
+        support = model.support_.tolist()
+        return {"cpu": cpu, "wall": wall, "support": support, "F": model.objective_}
+    X = parts.pop(rank)
+    del parts
+    call = partial(fit_columns, X, y, k=CHOSEN, random_state=0, group=group)
+    found, cpu, wall = timed(call)
+    return {
+        "cpu": cpu,
+        "wall": wall,
+        "support": found.support.tolist(),
+        "F": found.objective,
+        "bound": found.lower_bound,
+        "rounds": found.n_rounds,
+        "megabytes": found.bytes_sent / 1e6,
+    }
+
+
+def columns(folder: Path, n: int, p: int) -> tuple[dict, str]:
+    """Two ranks of 200,000 columns beside one process with all of them."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        y = rng.standard_normal(ROWS_OF_WIDE) * 2
+        for i in range(2):
+            shape = (ROWS_OF_WIDE, WIDE)
+            X = rng.standard_normal(shape, dtype=np.float32)
+            X[:, 1:] += 0.5 * X[:, :-1]
+            true = rng.choice(WIDE, CHOSEN // 2 + i, replace=False)
+            y += X[:, true].astype(float) @ rng.uniform(0.3, 1, len(true))
+            np.save(Path(name) / f"X{i}.npy", X)
+            del X
+        np.save(Path(name) / "y.npy", y)
+        (alone,) = on_ranks(1, "columns", Path(name))
+        ranks = on_ranks(2, "columns", Path(name))
+    same = [each["support"] == alone["support"] for each in ranks]
+    lines = [
+        f"{2 * WIDE:,} columns, {ROWS_OF_WIDE} rows, float32, k = {CHOSEN}.",
+        "",
+        "| | one process, all columns | rank 0 | rank 1 |",
+        "|---|---|---|---|",
+        f"| CPU (s) | {alone['cpu']:.1f} | "
+        + " | ".join(f"{each['cpu']:.1f}" for each in ranks)
+        + " |",
+        f"| wall (s) | {alone['wall']:.1f} | "
+        + " | ".join(f"{each['wall']:.1f}" for each in ranks)
+        + " |",
+        f"| objective | {alone['F']:.9f} | "
+        + " | ".join(f"{each['F']:.9f}" for each in ranks)
+        + " |",
+        "| working sets | | "
+        + " | ".join(str(each["rounds"]) for each in ranks)
+        + " |",
+        "| sent (MB) | | "
+        + " | ".join(f"{each['megabytes']:.1f}" for each in ranks)
+        + " |",
+        f"| the support of one process | | {same[0]} | {same[1]} |",
+        f"| same bits on both | | {ranks[0]['F'] == ranks[1]['F']} | |",
+    ]
+    return {"alone": alone, "ranks": ranks}, "\n".join(lines) + "\n"
+
+
+def network_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
+    """Prune a convolutional network by reconstruction; statistics and solves apart."""
+    import hashlib
+
+    import torch
+    from torch import nn
+
+    from chita_torch import prune
+
+    torch.manual_seed(0)
+    stages: list[nn.Module] = []
+    for inner, outer, stride in ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1)):
+        stages += [nn.Conv2d(inner, outer, 3, stride, 1), nn.ReLU()]
+    net = nn.Sequential(
+        *stages, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 10)
+    )
+    x = torch.randn(2048, 3, 32, 32)
+    y = torch.randint(0, 10, (2048,))
+    batches = list(zip(x.split(64), y.split(64), strict=True))
+    share = -(-len(batches) // size)
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    call = partial(
+        prune,
+        net,
+        batches[rank * share : (rank + 1) * share],
+        loss,
+        objective="reconstruction",
+        sparsity=0.8,
+        ridge=0.01,
+        calibration=0.0,
+        samples_per_gradient=1,
+        random_state=0,
+        progress=False,
+        group=group,
+    )
+    report, cpu, wall = timed(call)
+    bits = b"".join(p.detach().numpy().tobytes() for p in net.parameters())
+    masks = b"".join(report.masks[name].numpy().tobytes() for name in report.masks)
+    return {
+        "cpu": cpu,
+        "wall": wall,
+        "statistics": report.stages[0].gradient_seconds,
+        "weights": hashlib.sha256(bits).hexdigest(),
+        "masks": hashlib.sha256(masks).hexdigest(),
+    }
+
+
+def networks(folder: Path, n: int, p: int) -> tuple[dict, str]:
+    """One network, 2,048 images, on one rank and shared by two."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        (alone,) = on_ranks(1, "networks", Path(name))
+        ranks = on_ranks(2, "networks", Path(name))
+    slowest = max(each["statistics"] for each in ranks)
+    lines = [
+        "Four convolutions and a linear layer, 2,048 images of 32 x 32, 80 % pruned by "
+        f"reconstruction; load {os.getloadavg()[0]:.1f}.",
+        "",
+        "| | one rank | two ranks |",
+        "|---|---|---|",
+        f"| statistics (s) | {alone['statistics']:.1f} | {slowest:.1f}, "
+        f"{alone['statistics'] / slowest:.2f} x as fast |",
+        f"| all (s) | {alone['wall']:.1f} | {max(e['wall'] for e in ranks):.1f} |",
+        f"| same masks as one | | {ranks[0]['masks'] == alone['masks']} |",
+        f"| same weights on both | | {ranks[0]['weights'] == ranks[1]['weights']} |",
+    ]
+    return {"alone": alone, "ranks": ranks}, "\n".join(lines) + "\n"
+
+
 SECTIONS: dict[str, Callable[[Path, int, int], tuple[dict, str]]] = {
     "rows": rows,
     "accuracy": accuracy,
     "processes": processes,
+    "columns": columns,
+    "networks": networks,
 }
 
 
@@ -335,9 +522,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULTS / "scaleout.json")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--ranks", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         print(json.dumps(rows_worker(args.worker)))
+        return 0
+    if args.ranks:
+        kind, rank, size, folder, store = args.ranks
+        print(json.dumps(on_rank(kind, int(rank), int(size), Path(folder), store)))
         return 0
     found: dict[str, dict] = {}
     if args.output.is_file():

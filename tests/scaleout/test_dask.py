@@ -15,7 +15,7 @@ pytest.importorskip("distributed")
 
 import dask
 import dask.array as da
-from distributed import Client, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 
 from chita_dask import DaskChitaRegressor, DaskChitaRegressorCV, moments
 from chita_sklearn import ChitaRegressor, ChitaRegressorCV, Moments, chita_path
@@ -82,10 +82,10 @@ def test_a_fit_on_workers_is_the_fit_in_memory(client, targets):
 
 
 def test_unknown_lengths_empty_and_short_partitions_just_work(client):
-    X, y, _ = data()
+    X, y, _ = data(n=300)
     dX, dy = on_dask(X, y, rows=7)  # fewer rows than columns
     keep = da.from_array(np.arange(len(y)) % 10 > 4, chunks=7)
-    some = (da.from_array(np.arange(len(y)) < 500, chunks=7)) & keep
+    some = (da.from_array(np.arange(len(y)) < 150, chunks=7)) & keep
     dX, dy = dX[some], dy[some]  # many partitions are empty
     assert np.isnan(dX.chunks[0][0])
     model = DaskChitaRegressor(3, client=client, random_state=0).fit(dX, dy)
@@ -259,6 +259,18 @@ def test_columns_in_another_order_are_reordered_and_others_refused():
         _moments_of(7, names, None, "rows", table.rename(columns={"x0": "z"}), y)
 
 
+@pytest.mark.parametrize("kind", ["int64", "int8", "uint16", "bool"])
+def test_integers_and_booleans_are_numbers(client, kind):
+    X, y, _ = data()
+    X = (X > 3.0) if kind == "bool" else np.round(10 * X).clip(0, 100).astype(kind)
+    dX, dy = on_dask(X, y)
+    model = DaskChitaRegressor(3, client=client, random_state=0).fit(dX, dy)
+    local = ChitaRegressor(3, random_state=0).fit(X.astype(float), y)
+    assert model.coef_.dtype == np.float64
+    np.testing.assert_allclose(model.coef_, local.coef_, rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(model.predict(dX).compute(), local.predict(X))
+
+
 def test_a_worker_that_is_killed_costs_its_tasks_alone(client):
     X, y, _ = data(n=2000)
     dX, dy = on_dask(X, y, rows=50)
@@ -282,3 +294,29 @@ def test_a_worker_that_is_killed_costs_its_tasks_alone(client):
     np.testing.assert_array_equal(done["found"]._R, expected._R)
     assert done["found"].n_samples_ == 2000
     client.wait_for_workers(2, timeout=60)
+
+
+def test_a_task_that_kills_its_workers_ends_in_the_error_of_dask(client):
+    X, y, _ = data()
+    dX, dy = on_dask(X, y)
+    model = DaskChitaRegressor(3, client=client, random_state=0).fit(dX, dy)
+    before = model.coef_.copy()
+
+    def allow(failures, dask_scheduler=None):
+        found, dask_scheduler.allowed_failures = (
+            dask_scheduler.allowed_failures,
+            failures,
+        )
+        return found
+
+    def deadly(block):
+        os._exit(1)
+
+    default = client.run_on_scheduler(allow, 0)  # dask's own is 3: minutes
+    try:
+        with pytest.raises(KilledWorker):
+            model.fit(dX.map_blocks(deadly, dtype=float, meta=np.empty((0, 0))), dy)
+    finally:
+        client.run_on_scheduler(allow, default)
+    client.wait_for_workers(2, timeout=60)
+    np.testing.assert_array_equal(model.coef_, before)
