@@ -253,11 +253,17 @@ class _Rows:
         """Whether the loss can be batched, to the same gradients, and gains by it."""
         if len(two) < 2 or not same_form(*two):
             return False
-        with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-            # The counter's hooks fire twice in a compiled model: it does not matter.
-            warnings.filterwarnings("ignore", message=r"Using `torch\.compile")
+        flops: dict[Any, int] = {}
+        try:
+            with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
+                # Its hooks fire twice in a compiled model: it does not matter.
+                warnings.filterwarnings("ignore", message=r"Using `torch\.compile")
+                one_by_one = list(self.loop(two))
+            flops = counter.get_flop_counts().get("Global", {})
+        except AssertionError:
+            # Its hooks fail where a parametrization is computed under no_grad; what is
+            # wrong with the loss itself is raised again.
             one_by_one = list(self.loop(two))
-        flops = counter.get_flop_counts().get("Global", {})
         convolving = sum(n for kind, n in flops.items() if "convolution" in str(kind))
         if self.layout.device.type == "cpu" and convolving > 2 * CONVOLVING:
             return False

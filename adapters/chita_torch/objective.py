@@ -95,7 +95,9 @@ class ByLoss:
         self._recalibrated = recalibrated
         self._dense = reconstruction.dense
         fine = setting.staged  # of one stage the step is but a candidate
-        self._searches = search and (replace(search, fine=fine), replace(search))
+        self._searches: tuple[Search, Search] | None = None
+        if search is not None:
+            self._searches = replace(search, fine=fine), replace(search)
         self._trained = False
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
