@@ -157,9 +157,10 @@ def prune(
         Share of the chosen weights to prune, in [0, 1), or to keep, in (0, 1]. Of p
         weights ``round((1 - sparsity) p)`` are kept, exactly.
     scope : {"global", "layer"} or dict of str to float, default="global"
-        What a sparsity applies to: all chosen weights together; each layer, one at
-        a time (only one layer's gradients are held); or each layer whose name matches
-        a key, the rest at ``sparsity`` or, without it, untouched.
+        What a sparsity applies to: all chosen weights together; each layer (with
+        ``objective="gradients"`` one at a time: only one layer's gradients are held);
+        or each layer whose name matches a key, the rest at ``sparsity`` or, without
+        it, untouched.
     pattern : str or (int, int), optional
         ``"n:m"``: keep n of each m consecutive weights along the axis that the layer
         sums over (input channels come last in a convolution). Instead of a sparsity.

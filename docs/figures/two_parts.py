@@ -60,7 +60,7 @@ WAYS = {
     "largest weights, layers refitted": by_magnitude,
     "both: budget by gradients, layers solved": lambda s: by_prune(s, **LAYERS),
 }
-sparsities = (0.7, 0.8, 0.9, 0.95)
+sparsities = (0.8, 0.9, 0.95)
 fig, ax = plt.subplots()
 for (title, way), mark in zip(WAYS.items(), "s^vo", strict=True):
     scores = []
