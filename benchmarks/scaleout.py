@@ -391,14 +391,15 @@ def columns_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
 
 def columns(folder: Path, n: int, p: int) -> tuple[dict, str]:
     """Two ranks of 200,000 columns beside one process with all of them."""
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), min(n, ROWS_OF_WIDE)
+    wide = WIDE if rows == ROWS_OF_WIDE else WIDE // 10
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        y = rng.standard_normal(ROWS_OF_WIDE) * 2
+        y = rng.standard_normal(rows) * 2
         for i in range(2):
-            shape = (ROWS_OF_WIDE, WIDE)
+            shape = (rows, wide)
             X = rng.standard_normal(shape, dtype=np.float32)
             X[:, 1:] += 0.5 * X[:, :-1]
-            true = rng.choice(WIDE, CHOSEN // 2 + i, replace=False)
+            true = rng.choice(wide, CHOSEN // 2 + i, replace=False)
             y += X[:, true].astype(float) @ rng.uniform(0.3, 1, len(true))
             np.save(Path(name) / f"X{i}.npy", X)
             del X
@@ -407,7 +408,7 @@ def columns(folder: Path, n: int, p: int) -> tuple[dict, str]:
         ranks = on_ranks(2, "columns", Path(name))
     same = [each["support"] == alone["support"] for each in ranks]
     lines = [
-        f"{2 * WIDE:,} columns, {ROWS_OF_WIDE} rows, float32, k = {CHOSEN}.",
+        f"{2 * wide:,} columns, {rows} rows, float32, k = {CHOSEN}.",
         "",
         "| | one process, all columns | rank 0 | rank 1 |",
         "|---|---|---|---|",
@@ -448,8 +449,9 @@ def network_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
     net = nn.Sequential(
         *stages, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 10)
     )
-    x = torch.randn(2048, 3, 32, 32)
-    y = torch.randint(0, 10, (2048,))
+    images = int((folder / "images").read_text())
+    x = torch.randn(images, 3, 32, 32)
+    y = torch.randint(0, 10, (images,))
     batches = list(zip(x.split(64), y.split(64), strict=True))
     share = -(-len(batches) // size)
 
@@ -484,13 +486,15 @@ def network_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
 
 def networks(folder: Path, n: int, p: int) -> tuple[dict, str]:
     """One network, 2,048 images, on one rank and shared by two."""
+    images = min(n, 2048)
     with tempfile.TemporaryDirectory(dir=folder) as name:
+        (Path(name) / "images").write_text(str(images))
         (alone,) = on_ranks(1, "networks", Path(name))
         ranks = on_ranks(2, "networks", Path(name))
     slowest = max(each["statistics"] for each in ranks)
     lines = [
-        "Four convolutions and a linear layer, 2,048 images of 32 x 32, 80 % pruned by "
-        f"reconstruction; load {os.getloadavg()[0]:.1f}.",
+        f"Four convolutions and a linear layer, {images:,} images of 32 x 32, 80 % "
+        f"pruned by reconstruction; load {os.getloadavg()[0]:.1f}.",
         "",
         "| | one rank | two ranks |",
         "|---|---|---|",

@@ -106,7 +106,7 @@ def _searched(
     max_iter: int,
 ) -> np.ndarray:
     """The best support found on a working set, numbers among all columns."""
-    part = problem.part(W)
+    part = problem.working_set(W)
 
     def find() -> np.ndarray:
         assert part is not None
@@ -128,8 +128,7 @@ def _gains(
     problem: Sharded, support: np.ndarray, g: np.ndarray, h: np.ndarray
 ) -> np.ndarray:
     """The largest gain of each own column as the one that enters; -inf if chosen."""
-    part = problem.part(support, everywhere=True)
-    assert part is not None
+    part = problem.part(support)
     every = np.arange(len(support))
     A_S = part.columns(every)
     P = inverse(A_S.T @ A_S + problem.mu * np.eye(len(support)))
@@ -147,8 +146,7 @@ def _gains(
 
 def _minimiser(problem: Sharded, support: np.ndarray) -> Solution:
     """The backsolve on a support; coefficients of the own columns, objective of all."""
-    part = problem.part(support, everywhere=True)
-    assert part is not None
+    part = problem.part(support)
     best = _on(part, np.ones(len(support), dtype=bool))
     rounded = part.rounded(best.coef)
     numbers = np.concatenate([rounded, [part.objective(rounded)]])

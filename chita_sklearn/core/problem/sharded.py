@@ -129,6 +129,7 @@ class Sharded(LeastSquares):
         self.first, self.total = sum(lengths[: comm.rank]), sum(lengths)
         self._space = ShardedSpace(comm, self.first, self.total)
         self._options = options
+        self._held: tuple[np.ndarray, Any] = (np.empty(0, dtype=np.int64), None)
         super().__init__(X, y, **options)
 
     @property
@@ -145,17 +146,33 @@ class Sharded(LeastSquares):
         msg = "a Sharded problem is solved by search_sharded."
         raise TypeError(msg)
 
-    def part(self, W: np.ndarray, everywhere: bool = False) -> LeastSquares | None:
-        """The problem on some columns, numbers among all, ascending.
+    def part(self, W: np.ndarray) -> LeastSquares:
+        """The problem on a few columns, numbers among all, ascending; everywhere."""
+        return self._on(np.concatenate(self.comm.gather(self._rows(W))))
 
-        On process 0, or everywhere; None where it is not.
+    def working_set(self, W: np.ndarray) -> LeastSquares | None:
+        """The problem on some columns, on process 0; None elsewhere.
+
+        Columns that were in the last one do not travel again.
         """
+        known, held = self._held
+        new = np.setdiff1d(W, known)
+        fresh = self.comm.gather_to(0, self._rows(new))
+        self._held = W, held
+        if self.comm.rank:
+            return None
+        rows = np.empty((len(W), fresh.shape[1]), dtype=fresh.dtype)
+        again = np.isin(W, known)
+        rows[~again] = fresh
+        if again.any():
+            rows[again] = held[np.searchsorted(known, W[again])]
+        self._held = W, rows
+        return self._on(rows)
+
+    def _rows(self, W: np.ndarray) -> np.ndarray:
+        """The columns W that this process has, one a row, as given."""
         own = W[(W >= self.first) & (W < self.first + self.p)] - self.first
-        rows = np.ascontiguousarray(self._unscaled.take(own).T)
-        if everywhere:
-            whole = np.concatenate(self.comm.gather(rows))
-        else:
-            whole = self.comm.gather_to(0, rows)
-            if self.comm.rank:
-                return None
-        return LeastSquares(whole.T, self._y, **self._options)
+        return np.ascontiguousarray(self._unscaled.take(own).T)
+
+    def _on(self, rows: np.ndarray) -> LeastSquares:
+        return LeastSquares(rows.T, self._y, **self._options)
