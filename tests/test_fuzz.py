@@ -122,3 +122,17 @@ def test_the_path_of_a_sparse_x_of_large_means_is_of_its_coefficients(seed):
     options = {"k": 3, "ridge": 1e-4, "fit_intercept": True, "standardize": True}
     true = float(fuzz.Exact(X, y, None, **options).value(path.coefs[:, -1]))
     assert path.objectives[-1] == pytest.approx(true, rel=1e-9)
+
+
+_patterns = importlib.util.spec_from_file_location(
+    "chita_fuzz_patterns", Path(__file__).with_name("fuzz_patterns.py")
+)
+fuzz_patterns = importlib.util.module_from_spec(_patterns)
+_patterns.loader.exec_module(fuzz_patterns)
+
+
+@pytest.mark.parametrize("pattern", range(len(fuzz_patterns.PATTERNS)))
+def test_nothing_that_is_claimed_of_a_pattern_is_false(pattern):
+    step = len(fuzz_patterns.PATTERNS)
+    seeds = range(pattern, 6 * step, step)
+    assert [fault for seed in seeds for fault in fuzz_patterns.claims(seed)] == []
