@@ -395,3 +395,19 @@ def fitted_columns(rank, size, cuts, k, options, failing=False):
         found.total,
     )
     return alike, found.coef, found.predict(own), found.bytes_sent
+
+
+def mlpnet(rank, size, folder, options):
+    """Prune the trained MLPNet of the benchmark, on 2,000 images."""
+    import torch.distributed as dist
+
+    from benchmarks.mlpnet import load
+
+    torch.set_num_threads(1)
+    model, (x, y), _ = load(folder)
+    batches = list(zip(x[:2000].split(100), y[:2000].split(100), strict=True))
+    if size > 1:
+        batches = batches[:12] if rank == 0 else batches[12:]
+        options = options | {"group": dist.group.WORLD, "timeout": 60}
+    report = prune(model, batches, loss, random_state=0, progress=False, **options)
+    return {n: m.numpy() for n, m in report.masks.items()}, hashed(model)

@@ -198,3 +198,31 @@ def test_a_rank_whose_columns_are_not_finite_stops_all():
     zero, one = done(2, jobs.fitted_columns, (0, 700, 1500), 5, {}, True)
     assert one.startswith("ValueError: X_local contains NaN or infinity")
     assert "rank 1 failed: ValueError: X_local contains NaN" in zero
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        RECONSTRUCTION | {"sparsity": 0.95, "ridge": 0.01},
+        {
+            "objective": "gradients",
+            "sparsity": 0.95,
+            "n_gradients": 120,
+            "ridge": 1e-3,
+            "first_order": False,
+        },
+    ],
+    ids=["reconstruction", "gradients"],
+)
+def test_a_trained_network_is_pruned_as_by_one_process(options):
+    pruning_data = pytest.importorskip("benchmarks.pruning_data")
+    folder = pruning_data.data_folder("mlpnet", None)
+    if folder is None:
+        pytest.skip("the optional MLPNet data is not there (benchmarks/README.md)")
+    masks, _ = jobs.mlpnet(0, 1, folder, options)
+    (first, bits), (second, same) = done(2, jobs.mlpnet, folder, options)
+    assert bits == same
+    for found in (first, second):
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(found[name], mask, err_msg=name)
