@@ -37,6 +37,7 @@ def test_one_stage_is_near_the_best_published(mlpnet, sparsity, least):
         model,
         benchmark.batches_of(train, 0),
         benchmark.loss_fn,
+        objective="gradients",
         sparsity=sparsity,
         progress=False,
         random_state=0,
