@@ -49,6 +49,7 @@ GRADIENTS = {"objective": "gradients"}
 MODES = {
     "magnitude": {},
     "defaults": {},
+    "defaults, 5 stages": {"stages": 5, "schedule": "cubic"},
     "one stage": GRADIENTS,
     "layers": {"objective": "reconstruction"},
     "20 stages": {
@@ -215,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is asked for, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data")
-    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--modes", default=";".join(MODES), help="by semicolons")
     parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=1)
@@ -240,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
         print(choice_table(recorded("mlpnet", {"mode": "choose"})))
         return 0
     for sparsity in map(float, options.sparsities.split(",")):
-        for mode in options.modes.split(","):
+        for mode in options.modes.split(";"):
             seeds = options.seeds.split(",") if mode != "magnitude" else ["0"]
             for seed in map(int, seeds):
                 key = {"mode": mode, "sparsity": sparsity, "seed": seed}
