@@ -67,11 +67,12 @@ def near_ties(
     S = tuple(np.flatnonzero(to_host(solution.support)).tolist())
     total = pattern.count(problem.p)
     if total is not None and total <= all_up_to:
-        best = ranked(problem, pattern, count + 1)
+        supports = ranked(problem, pattern, count + 1)
     else:
-        best = _explored(problem, pattern, [S, *solution.met], count + 1, stop)
+        known = [S, *solution.met]
+        supports = _explored(problem, pattern, known, count + 1, stop)
     found, seen = [solution], {_nonzero(solution)}
-    for T in best:
+    for T in supports:
         if T == S:
             continue
         index = problem.xp.asarray(T, dtype=int, device=problem.device)

@@ -37,7 +37,7 @@ import scipy.linalg
 from ..arrays import Array, indices, scatter, to_host
 from ..doubled import length_squared, total, two_product, two_sum
 from ..linalg import triangular
-from ..problem.base import Rows
+from ..problem.base import Quadratic, Rows
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution
@@ -79,7 +79,7 @@ class _Point(NamedTuple):
     g_off: np.ndarray  # what each entry of g may be off by
 
 
-def is_optimal(problem: Rows, objective: float, bound: float) -> bool:
+def is_optimal(problem: Quadratic, objective: float, bound: float) -> bool:
     """Whether n F is as near its lower bound as rounding lets anyone see."""
     if objective - bound <= EXACT * abs(objective):
         return True
@@ -163,7 +163,7 @@ def settled(problem: Rows, solution: Solution, rivals: float) -> Solution:
     )
 
 
-def bounded(problem: Rows, objective: float, *bounds: float) -> float:
+def bounded(problem: Quadratic, objective: float, *bounds: float) -> float:
     """The best of some lower bounds (nan and -inf: not known) of an objective.
 
     Equal to the objective where that is optimal; nan where no bound is known.
