@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -361,9 +362,10 @@ class PathDisplay:
                     "was fitted on, so that the path can be computed."
                 )
                 raise ValueError(msg)
-            parameters = estimator.get_params(deep=False)
-            for other in ("k", "warm_start", "target_support"):
-                parameters.pop(other)
+            # A path has one target; what else it takes, the estimator has.
+            taken = signature(chita_path).parameters.keys() - {"target_support"}
+            given = estimator.get_params(deep=False)
+            parameters = {name: given[name] for name in taken & given.keys()}
             ks = estimator.k_ if ks is None else ks
             X = reaching(whole, X)
             path = chita_path(X, y, ks, sample_weight=sample_weight, **parameters)
