@@ -119,14 +119,14 @@ class Constraints:
             "groups": self.labels is not None,
             f"target_support={self.target_support!r}": self.jointly,
         }
-        for name in [name for name, there in given.items() if there]:
-            if n_solutions > 1:
-                msg = (
-                    f"n_solutions={n_solutions} and {name} cannot be combined: the "
-                    "next best supports are found by exchanges of single features, "
-                    "without signs and target by target. Pass n_solutions=1."
-                )
-                raise ValueError(msg)
+        names = [name for name, there in given.items() if there]
+        if n_solutions > 1 and names:
+            msg = (
+                f"n_solutions={n_solutions} and {names[0]} cannot be combined: the "
+                "next best supports are found by exchanges of single features, "
+                "without signs and target by target. Pass n_solutions=1."
+            )
+            raise ValueError(msg)
 
     @property
     def _least(self) -> int:

@@ -275,9 +275,9 @@ def claims(seed):
     return [f"seed {seed} ({kind}, {X.shape}, {options}): {fault}" for fault in faults]
 
 
-def main(argv=None):
+def main(argv=None, prog="python -m tests.fuzz", claims=claims):
     """Run for a time, or one seed; the exit status is 1 if anything was false."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser = argparse.ArgumentParser(prog=prog)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="this seed alone")

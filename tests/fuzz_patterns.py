@@ -12,11 +12,8 @@ support is allowed, and "optimal" means optimal.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
-import time
-import warnings
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -162,26 +159,7 @@ def claims(seed):
     return [f"seed {seed} ({name}, {X.shape}, {ridge}): {fault}" for fault in faults]
 
 
-def main(argv=None):
-    """Run for a time, or one seed; the exit status is 1 if anything was false."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz_patterns")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seed", type=int, help="this seed alone")
-    args = parser.parse_args(argv)
-    warnings.simplefilter("ignore")
-    end, failed, done = time.monotonic() + args.seconds, 0, 0
-    seeds = itertools.count(args.first) if args.seed is None else [args.seed]
-    for seed in seeds:
-        if time.monotonic() > end:
-            break
-        done += 1
-        for fault in claims(seed):
-            failed += 1
-            print(fault, flush=True)
-    print(f"{done} problems from seed {args.first}, {failed} claims false")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.fuzz import main
+
+    sys.exit(main(prog="python -m tests.fuzz_patterns", claims=claims))

@@ -69,7 +69,7 @@ def near_ties(
     if total is not None and total <= all_up_to:
         supports = ranked(problem, pattern, count + 1)
     else:
-        known = [S, *solution.met]
+        known = [S, *solution.met[:count]]  # more of them could not be listed
         supports = _explored(problem, pattern, known, count + 1, stop)
     found, seen = [solution], {_nonzero(solution)}
     for T in supports:
