@@ -22,8 +22,9 @@ from chita_sklearn._compat import HAS_ARRAY_API
         ChitaRegressor(k=3, ridge=0.1, n_restarts=2),
         ChitaRegressor(k=0.5, solver="iht"),
         ChitaRegressor(k=3, solver="swap", n_restarts=0),
-        ChitaSelector(),
-        ChitaSelector(2, estimator=ChitaRegressor(ridge=0.1)),
+        # Seeded: a check that sets `random_state` does not reach the estimator inside.
+        ChitaSelector(estimator=ChitaRegressor(random_state=0)),
+        ChitaSelector(2, estimator=ChitaRegressor(ridge=0.1, random_state=0)),
     ]
 )
 def test_scikit_learn_checks(estimator, check):
