@@ -16,7 +16,7 @@ from ._compat import float_dtypes
 from ._contributions import Part, contributions
 from .core import LeastSquares, SeveralTargets, Solution
 from .core.arrays import to_host
-from .core.certificate import in_words, relative_gap
+from .core.certificate import in_words, relative_gap, reported
 
 if TYPE_CHECKING:
     from ._constraints import Constraints
@@ -48,7 +48,8 @@ def values_of(solutions: Sequence[Solution], n: float) -> Values:
     # F is never negative: where it is 0, so is the bound, whoever has looked.
     bounds = np.asarray([s.lower_bound if s.objective else 0.0 for s in solutions]) / n
     gaps = [relative_gap(*pair) for pair in zip(objectives, bounds, strict=True)]
-    return Values(objectives, bounds, np.asarray(gaps))
+    known = (np.asarray([reported(value) for value in each]) for each in (bounds, gaps))
+    return Values(objectives, *known)
 
 
 def forget(estimator: Any) -> None:

@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from chita_sklearn.core import Sharded, Solution, Status, search_sharded
+from chita_sklearn.core import Sharded, Solution, Status, reported, search_sharded
 
 from .checks import check_count, check_ridge, check_seed
 from .layout import Layout
@@ -697,7 +697,7 @@ def fit_columns(
             first=problem.first,
             total=problem.total,
             objective=solution.objective / problem.n,
-            lower_bound=solution.lower_bound / problem.n,
+            lower_bound=reported(solution.lower_bound / problem.n),
             n_rounds=solution.n_iter,
             message=solution.status.value,
             bytes_sent=ranks.sent,

@@ -18,7 +18,6 @@ mu is `damping` times the mean of H's diagonal; the calibration loss chooses it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +34,7 @@ from chita_sklearn.core import (
     Pattern,
     Solution,
     fit_support,
+    reported,
     solve,
 )
 
@@ -231,7 +231,7 @@ class Reconstruction:
             loss_before=loss_before,
             predicted_change=budget.objective,
             objective=budget.objective,
-            lower_bound=budget.lower_bound,
+            lower_bound=reported(budget.lower_bound),
             solver=chosen.plan,
             message=budget.status.value,
             gradient_method="moments",
@@ -445,7 +445,7 @@ def _by_layer(
         found[name] = LayerFit(
             error=max(sum(errors), 0.0) / max(sum(squares), 1e-300),
             objective=sum(solution.objective for solution in solutions),
-            lower_bound=bound if math.isfinite(bound) else math.nan,
+            lower_bound=reported(bound),
             kept=tuple(number for numbers in kept for number in numbers),
         )
     return found

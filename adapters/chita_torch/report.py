@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from chita_sklearn.core import relative_gap, reported
+
 from .masks import apply_masks
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class LayerFit:
     @property
     def gap(self) -> float:
         """(objective - lower_bound) / objective: the solve's distance from optimal."""
-        return _gap(self.objective, self.lower_bound)
+        return reported(relative_gap(self.objective, self.lower_bound))
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,12 @@ class Stage:
     @property
     def gap(self) -> float:
         """(objective - lower_bound) / objective: the solve's distance from optimal."""
-        return _gap(self.objective, self.lower_bound)
+        return reported(relative_gap(self.objective, self.lower_bound))
 
     @property
     def errors(self) -> dict[str, float]:
         """The errors of `fits` alone."""
         return {name: fit.error for name, fit in self.fits.items()}
-
-
-def _gap(objective: float, lower_bound: float) -> float:
-    if objective == lower_bound:
-        return 0.0
-    return (objective - lower_bound) / objective
 
 
 @dataclass(frozen=True)

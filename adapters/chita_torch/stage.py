@@ -23,7 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chita_sklearn.core import BlockLeastSquares, LeastSquares, Solution, solve
+from chita_sklearn.core import (
+    BlockLeastSquares,
+    LeastSquares,
+    Solution,
+    reported,
+    solve,
+)
 
 from .batches import Batches
 from .distributed import Ranks
@@ -294,7 +300,7 @@ def run_stage(
         loss_before=loss_before,
         predicted_change=_predicted_change(shift, chosen.first_order, B),
         objective=solution.objective,
-        lower_bound=solution.lower_bound,
+        lower_bound=reported(solution.lower_bound),
         solver=chosen.plan,
         message=solution.status.value,
         gradient_method=gradients.method,

@@ -1,5 +1,6 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
+from .certificate import relative_gap, reported
 from .deadline import Deadline
 from .improvers.sharded import search_sharded
 from .improvers.targets import fit_support
@@ -53,6 +54,8 @@ __all__ = [
     "degrees_of_freedom",
     "fit_support",
     "least_squares",
+    "relative_gap",
+    "reported",
     "residual_sum_of_squares",
     "search_sharded",
     "solve",

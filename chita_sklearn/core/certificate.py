@@ -91,10 +91,15 @@ def decided(
 
 
 def relative_gap(objective: float, bound: float) -> float:
-    """(objective - bound) / |objective|; 0 where they are equal, nan where unknown."""
+    """(objective - bound) / |objective|; 0 where they are equal, inf where unknown."""
     if objective == bound:
         return 0.0
-    return (objective - bound) / abs(objective) if objective else math.nan
+    return (objective - bound) / abs(objective) if objective else math.inf
+
+
+def reported(value: float) -> float:
+    """A bound or a gap as users see it: nan, a missing value, where it is unknown."""
+    return value if math.isfinite(value) else math.nan
 
 
 USELESS = 0.995  # a gap from here on says nothing that a user could use

@@ -8,7 +8,6 @@ exchanges wherever that leads below what is known, up and down until nothing cha
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,7 +58,7 @@ def solve_path(
         The pattern for a k. What a smaller k allows, a larger one has room for.
     bounds : bool, default=True
         Whether plan "swap" spends time on lower bounds and walkers; without, the
-        bounds are nan.
+        bounds are -inf.
     solver : str, default="auto"
         The plan for each k, as in `solve`.
     n_restarts : int, default=10
@@ -293,7 +292,7 @@ class _Path:
         found = solve(self._problem, self._patterns[i], start=start, **options)
         if not found.objective < enough:
             return False
-        bound = _larger(found.lower_bound, known.lower_bound)
+        bound = max(found.lower_bound, known.lower_bound)
         self._solutions[i] = replace(
             found,
             lower_bound=min(bound, found.objective),
@@ -338,7 +337,7 @@ class _Path:
             passed = more.lower_bound
             if more.gap == 0:  # then the bound is an objective, and as rounded as one
                 passed = max(passed - slack, 0.0)
-            bound = _larger(passed, fewer.lower_bound)
+            bound = max(passed, fewer.lower_bound)
             solutions[i] = replace(fewer, lower_bound=min(bound, fewer.objective))
         return solutions
 
@@ -350,11 +349,6 @@ class _Path:
             share = float(problem.xp.finfo(problem.dtype).eps)
         zero = problem.zeros(problem.p)
         return share * (0.5 * float(problem.b @ problem.b) + problem.penalty(zero))
-
-
-def _larger(a: float, b: float) -> float:
-    """The larger of two bounds; one that is not known (nan) loses."""
-    return b if math.isnan(a) else a if math.isnan(b) else max(a, b)
 
 
 def residual_sum_of_squares(problem: Rows, coef: Array) -> float:

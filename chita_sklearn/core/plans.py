@@ -17,7 +17,7 @@ from .arrays import Array, on_host
 from .deadline import Deadline
 from .improvers.admm import SPECTRUM_UP_TO, WORKING_SET_UP_TO, admm_start
 from .improvers.branch import branch
-from .improvers.dual import certify, costly, dual, rough_enough, with_bound
+from .improvers.dual import certify, costly, dual, rough_enough
 from .improvers.enumerate import enumerate_supports
 from .improvers.groups import search_groups
 from .improvers.iht import iht
@@ -34,7 +34,7 @@ from .problem.several_targets import moments_of
 from .refit.backsolve import backsolve, backsolver, unsolved
 from .refit.minimum import settled, unique
 from .refit.nonnegative import signed_backsolve
-from .solution import Solution, Status
+from .solution import Solution, Status, with_bound
 
 # Swaps start from forward selection, ADMM from the dense minimiser. Measured
 # (benchmarks/large_k.py): up to FEW non-zeros, and up to a tenth of the rows or SOME,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from .arrays import Array
@@ -43,7 +44,7 @@ class Solution:
     objective : float
         n F(w), ridge term included.
     lower_bound : float
-        A value that no feasible point can fall below; nan where none is known.
+        A value that no feasible point can fall below; -inf where none is known.
     n_iter : int
         Outer iterations done, all improvers together; at least 1.
     status : Status
@@ -62,7 +63,7 @@ class Solution:
     coef: Array
     support: Array
     objective: float
-    lower_bound: float = float("nan")
+    lower_bound: float = -math.inf
     n_iter: int = 1
     status: Status = Status.CONVERGED
     fixed: tuple[Array, Array] | None = None
@@ -74,3 +75,9 @@ class Solution:
     def gap(self) -> float:
         """See `relative_gap`."""
         return relative_gap(self.objective, self.lower_bound)
+
+
+def with_bound(solution: Solution, bound: float) -> Solution:
+    """Attach the larger of two lower bounds; never above the objective."""
+    bound = max(bound, solution.lower_bound)
+    return replace(solution, lower_bound=min(bound, solution.objective))

@@ -90,7 +90,7 @@ def solve(
         Called with the coefficients after each outer iteration; True stops.
     bounds : bool, default=True
         Whether plan "swap" looks for a lower bound. Without, the bound of a search by
-        swaps is nan, nothing is said of dependent columns, and no walkers follow the
+        swaps is -inf, nothing is said of dependent columns, and no walkers follow the
         restarts: for candidates that only their predictions are wanted of.
     n_solutions : int, default=1
         How many supports to return, the answer and its `others`; see `near_ties`. More
@@ -167,8 +167,13 @@ def _as_returned(problem: Any, coef: Array) -> tuple[Array, float]:
 def _beside(problem: Any, solution: Solution, bound: float) -> Solution:
     """A solution that is not the answer, above the same bound."""
     coef, objective = _as_returned(problem, solution.coef)
-    bound = min(bound, objective) if bound == bound else bound
-    return replace(solution, coef=coef, objective=objective, lower_bound=bound, met=())
+    return replace(
+        solution,
+        coef=coef,
+        objective=objective,
+        lower_bound=min(bound, objective),
+        met=(),
+    )
 
 
 def _status(status: Status, optimal: bool, late: bool) -> Status:

@@ -50,7 +50,7 @@ from ..certificate import certified, decided
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
-from ..solution import Solution, Status
+from ..solution import Solution, Status, with_bound
 
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
 ALTERNATIONS = 60  # between w and z at most, in a node
@@ -431,8 +431,7 @@ def branch(
 def _with_proof(tree: _Tree, status: Status) -> Solution:
     """Return the best solution with what the tree proves of it."""
     best = tree.best
-    known = best.lower_bound if best.lower_bound == best.lower_bound else 0.0
-    best = replace(best, lower_bound=min(max(known, tree.least()), best.objective))
+    best = with_bound(best, max(tree.least(), 0.0))
     if best.gap <= tree.tol and status is not Status.STOPPED:
         status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
     note = f"branch and bound: {tree.nodes} nodes"

@@ -39,7 +39,7 @@ from ..problem.base import Rows
 from ..refit.backsolve import backsolve, backsolver
 from ..refit.base import SupportSolver
 from ..refit.minimum import bounded, minimum_on
-from ..solution import Solution, Status
+from ..solution import Solution, Status, with_bound
 
 HALVINGS = 12  # of the interval in a line search
 # A bound below zero that 5 steps do not bring to a third of its size is given up, where
@@ -150,13 +150,6 @@ def certify(problem: Rows, pattern: Pattern, solution: Solution) -> Solution:
         return solution
     bound = Dual(problem, pattern).bound(problem.residual(solution.coef))
     return with_bound(solution, bound)
-
-
-def with_bound(solution: Solution, bound: float) -> Solution:
-    """Attach the larger of two lower bounds; never above the objective."""
-    known = solution.lower_bound
-    bound = bound if known != known else max(bound, known)
-    return replace(solution, lower_bound=min(bound, solution.objective))
 
 
 def dual(

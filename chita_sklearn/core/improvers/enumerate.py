@@ -57,7 +57,7 @@ def enumerate_supports(problem: LeastSquares, pattern: Pattern) -> Solution:
     Solution
         The global minimiser; a support with fewer coordinates cannot be better. Its
         bound equals its objective unless rounding may hide a better support: then it is
-        what that support may reach, or nan where that is not known.
+        what that support may reach, or -inf where that is not known.
 
     Notes
     -----
@@ -86,10 +86,9 @@ def enumerate_supports(problem: LeastSquares, pattern: Pattern) -> Solution:
             if found.objective < best.objective:
                 best, found = found, best
             reach = found.lower_bound
-        rivals = min(rivals, -math.inf if math.isnan(reach) else reach)
-    return replace(
-        best, lower_bound=bounded(problem, best.objective, min(rivals, _or_less(best)))
-    )
+        rivals = min(rivals, reach)
+    bound = bounded(problem, best.objective, min(rivals, best.lower_bound))
+    return replace(best, lower_bound=bound)
 
 
 def ranked(
@@ -112,16 +111,10 @@ def ranked(
 
 
 def _refitted(problem: LeastSquares, S: np.ndarray) -> Solution:
-    """Minimise on a support; with what its minimum is at least, or nan."""
+    """Minimise on a support; with what its minimum is at least, or -inf."""
     index = problem.xp.asarray(S, device=problem.device)
     found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
     return settled(problem, found, math.inf)
-
-
-def _or_less(solution: Solution) -> float:
-    """The bound of a solution; -inf where it is not known."""
-    bound = solution.lower_bound
-    return -math.inf if math.isnan(bound) else bound
 
 
 class _Score:

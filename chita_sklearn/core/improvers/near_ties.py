@@ -10,6 +10,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -84,15 +85,14 @@ def near_ties(
     found.sort(key=lambda one: one.objective)
     best = found[0]
     if best is not solution:
-        rest = [replace(one, lower_bound=float("nan"), met=()) for one in found[1:]]
+        rest = [replace(one, lower_bound=-math.inf, met=()) for one in found[1:]]
         history = (*solution.history, "an exchange of the answer was better")
-        bound = solution.lower_bound
         best = replace(
             solution,
             coef=best.coef,
             support=best.support,
             objective=best.objective,
-            lower_bound=min(bound, best.objective) if bound == bound else bound,
+            lower_bound=min(solution.lower_bound, best.objective),
             history=history,
         )
         found = [best, *rest]

@@ -30,8 +30,8 @@ from ..refit.backsolve import unsolved
 from ..refit.nonnegative import nonnegative, signed_backsolve
 from ..search.cone import Cone, exchange_bounds, leaving
 from ..search.working_set import WorkingSet
-from ..solution import Solution, Status
-from .dual import HOPELESS, SHRINK, Dual, costly, with_bound
+from ..solution import Solution, Status, with_bound
+from .dual import HOPELESS, SHRINK, Dual, costly
 
 ROOM, MORE = 6, 150  # columns of a working set: ROOM k, and k + MORE, at least
 ROUNDS = 20  # working sets at most

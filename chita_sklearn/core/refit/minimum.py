@@ -164,19 +164,17 @@ def settled(problem: Rows, solution: Solution, rivals: float) -> Solution:
 
 
 def bounded(problem: Quadratic, objective: float, *bounds: float) -> float:
-    """The best of some lower bounds (nan and -inf: not known) of an objective.
+    """The best of some lower bounds (-inf: not known) of an objective.
 
-    Equal to the objective where that is optimal; nan where no bound is known.
+    Equal to the objective where that is optimal; -inf where no bound is known.
     """
-    best = max((bound for bound in bounds if bound == bound), default=-math.inf)
+    best = max(bounds)
     if is_optimal(problem, objective, best):
         return objective
-    if best == -math.inf:
-        return math.nan
     # (An objective below the floor says that the constant of its problem is wrong.)
-    return (
-        min(max(best, problem.floor), objective) if objective > problem.floor else best
-    )
+    if best == -math.inf or objective <= problem.floor:
+        return best
+    return min(max(best, problem.floor), objective)
 
 
 def unique(problem: Rows, support: Array) -> bool:
