@@ -41,7 +41,7 @@ class Part:
         self.w = to_host(problem.xp.take(problem.as_scaled(coef), S))
         self.hessian: np.ndarray | None = None
         if 0 < size <= AT_MOST:
-            gram = to_host(problem.reduced(0.0).select(S).gram())
+            gram = to_host(problem.qr_compressed(0.0).select(S).gram())
             shift = problem.mu + JITTER * float(np.max(np.diag(gram)))
             self.hessian = gram + shift * np.eye(size)
 

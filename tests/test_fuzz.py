@@ -88,9 +88,9 @@ def test_a_tall_problem_is_reduced_once():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((4000, 10))
     problem = LeastSquares(X, X[:, 0] + rng.standard_normal(4000), ridge=1e-3)
-    once = problem.reduced(1000)
+    once = problem.qr_compressed(1000)
     assert once.n_rows == 11
-    assert once.reduced(1000) is once
+    assert once.qr_compressed(1000) is once
     # Its allowance for rounding is that of the rows it was made of.
     assert once.terms == 2 * 4000 * 11
     path = chita_path(X, X[:, 0] + X[:, 1], 2)

@@ -96,7 +96,7 @@ def solve_path(
     cost = sum(passes(problem, pattern) for pattern in patterns)
     with few_threads(problem):
         clock = Deadline(time_limit)
-        path = _Path(problem.reduced(cost), ks, patterns, options, clock)
+        path = _Path(problem.qr_compressed(cost), ks, patterns, options, clock)
         path.exchange(max_iter)
         return path.implied()
 
@@ -146,7 +146,9 @@ def sweep_path(
     """
     patterns = [pattern_of(k) for k in ks]
     with few_threads(problem):
-        part = problem.reduced(sum(passes(problem, pattern) for pattern in patterns))
+        part = problem.qr_compressed(
+            sum(passes(problem, pattern) for pattern in patterns)
+        )
     options: dict[str, Any] = {
         "solver": solver,
         "n_restarts": 0,
@@ -366,7 +368,7 @@ def degrees_of_freedom(problem: LeastSquares, S: Array) -> float:
     """
     if problem.mu == 0 or S.shape[0] == 0:
         return float(S.shape[0])
-    xp, problem = problem.xp, problem.reduced(0.0)
+    xp, problem = problem.xp, problem.qr_compressed(0.0)
     if problem.n_rows < S.shape[0]:
         gram, _ = problem.outer_gram(S)
     else:

@@ -114,7 +114,7 @@ def solve(
     part, clock = problem, Deadline(time_limit, on_step)
     with few_threads(problem):
         if name not in ("all", "enumerate", "targets"):  # these read X once
-            part = problem.reduced(passes(problem, pattern))
+            part = problem.qr_compressed(passes(problem, pattern))
         if part is not problem:
             why += f"; {problem.n_rows} rows reduced to {part.n_rows}"
         solution = PLANS[name].run(

@@ -300,7 +300,7 @@ def always(monkeypatch):
 def test_the_reduced_problem_is_the_same_of_few_rows(oracle, backend, always, n, seed):
     case = oracle.case(seed, n=n, p=6)
     case = case.but(X=case.X.astype(backend.dtype), y=case.y.astype(backend.dtype))
-    few = case.problem(backend.to).reduced(1e9)
+    few = case.problem(backend.to).qr_compressed(1e9)
     assert (few.n_rows, few.p, few.dtype) == (7, 6, case.problem(backend.to).dtype)
     w = np.random.default_rng(seed).standard_normal(6).astype(backend.dtype)
     # Everything the Case holds in float32 is exact there, but for w_bar and weights.
@@ -331,7 +331,7 @@ def test_the_factor_tells_columns_apart_that_their_gram_matrix_cannot():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((20_000, 5))
     X[:, 1] = X[:, 0] + 1e-9 * X[:, 1]
-    few = LeastSquares(X, X[:, 2]).reduced(1e9)
+    few = LeastSquares(X, X[:, 2]).qr_compressed(1e9)
     assert few.n_rows == 6
     singular = np.linalg.svd(few.columns(np.arange(5)), compute_uv=False)
     assert singular == pytest.approx(np.linalg.svd(X, compute_uv=False), rel=1e-6)
@@ -343,13 +343,13 @@ def test_the_factor_is_formed_once_for_all_ridges(monkeypatch):
     rows, read = [], Dense.rows
     monkeypatch.setattr(Dense, "rows", lambda *a: rows.append(a) or read(*a))
     problem = LeastSquares(X, y, fit_intercept=True)
-    first = problem.with_target(ridge=0.1).reduced(1e3)
+    first = problem.with_target(ridge=0.1).qr_compressed(1e3)
     known = len(rows)
     assert known > 0
-    second = problem.with_target(ridge=0.2).reduced(1e3)
+    second = problem.with_target(ridge=0.2).qr_compressed(1e3)
     assert len(rows) == known
     assert (first.mu, second.mu) == (pytest.approx(400), pytest.approx(800))
-    other = problem.with_target(y[::-1].copy(), ridge=0.1).reduced(1e3)
+    other = problem.with_target(y[::-1].copy(), ridge=0.1).qr_compressed(1e3)
     assert len(rows) == 2 * known
     w = rng.standard_normal(6)
     expected = problem.with_target(y[::-1].copy(), ridge=0.1).objective(w)
@@ -360,15 +360,15 @@ def test_only_a_tall_x_that_is_read_often_is_reduced():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((2000, 10))
     tall = LeastSquares(X, X[:, 0])
-    assert tall.reduced(10) is tall
-    assert LeastSquares(X[:300], X[:300, 0]).reduced(1e9).n_rows == 300
-    assert tall.reduced(100).n_rows == 11
-    assert tall.reduced(10).n_rows == 11  # it is there already
+    assert tall.qr_compressed(10) is tall
+    assert LeastSquares(X[:300], X[:300, 0]).qr_compressed(1e9).n_rows == 300
+    assert tall.qr_compressed(100).n_rows == 11
+    assert tall.qr_compressed(10).n_rows == 11  # it is there already
     # A float32 X is half as large; a sparse one as large as what it stores.
     small = LeastSquares(X[:700].astype(np.float32), X[:700, 0].astype(np.float32))
-    assert small.reduced(1e9) is small
+    assert small.qr_compressed(1e9) is small
     sparse = scipy.sparse.csc_array(X * (rng.random(X.shape) < 0.1))
-    assert LeastSquares(sparse, X[:, 0]).reduced(100).n_rows == 2000
+    assert LeastSquares(sparse, X[:, 0]).qr_compressed(100).n_rows == 2000
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -418,7 +418,7 @@ def test_many_targets_of_one_x_are_factored_together(oracle, monkeypatch):
         lambda self, part: reads.append(self.shape[0]) or rows(self, part),
     )
     for problem, y, prior in zip(problems, Y.T, priors, strict=True):
-        part = problem.reduced(1000)
+        part = problem.qr_compressed(1000)
         assert part.n_rows == 13
         case = oracle.case(0, 900, 12, intercept=True)
         case = case.but(X=X, y=y, ridge=0.1, prior=prior, weights=weights)
@@ -428,7 +428,7 @@ def test_many_targets_of_one_x_are_factored_together(oracle, monkeypatch):
     assert sum(reads) == 900 * len(reads)
     assert len(reads) <= -(-900 // 32)  # X once, not once a target
     # A copy on other columns is on its own.
-    few = problems[1].restrict(np.arange(3)).reduced(1000)
+    few = problems[1].restrict(np.arange(3)).qr_compressed(1000)
     w = rng.standard_normal(3)
     both = problems[1].objective(np.concatenate([w, np.zeros(9)]))
     rest = 0.5 * problems[1].mu * float(priors[1][3:] @ priors[1][3:])

@@ -107,7 +107,7 @@ class Quadratic(ABC):
     def objective(self, w: Array) -> float:
         """n F(w)."""
 
-    def reduced(self, passes: float) -> Quadratic:
+    def qr_compressed(self, passes: float) -> Quadratic:
         """Return a smaller problem with the same n F, if that costs fewer passes."""
         return self
 

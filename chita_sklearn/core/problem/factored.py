@@ -90,7 +90,7 @@ class Factored(LeastSquares):
         if standardize:
             self._standardize()
 
-    def reduced(self, passes: float) -> LeastSquares:  # noqa: D102
+    def qr_compressed(self, passes: float) -> LeastSquares:  # noqa: D102
         return self
 
     def intercept(self, w: Array) -> float:  # noqa: D102

@@ -5,7 +5,8 @@
 
 A itself is never formed: centring and weights enter each product as rank-one and
 diagonal corrections, so that X is neither copied nor written to and a sparse X stays
-sparse. Of a tall X, the products are those of a triangular factor instead (`reduced`).
+sparse. Of a tall X, the products are those of a triangular factor instead
+(`qr_compressed`).
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ class LeastSquares(Rows):
     def _mean(self, y: Array) -> float:
         return float(self.xp.sum(y if self._s is None else self._s * y)) / self.n
 
-    def reduced(self, passes: float) -> LeastSquares:
+    def qr_compressed(self, passes: float) -> LeastSquares:
         """Return the problem of p + 1 rows with the same n F, or this one.
 
         [A, b] = Q R with orthonormal columns in Q, so that b - A w is as long as what
@@ -447,7 +448,7 @@ class LeastSquares(Rows):
 
     @property
     def original(self) -> LeastSquares:
-        """The problem itself or, of one that `reduced` has returned, the one it is of.
+        """The problem itself or, of one that is `qr_compressed`, the one it is of.
 
         What is said of a solution in the end is computed from the data as given.
         """

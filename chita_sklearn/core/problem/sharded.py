@@ -142,7 +142,7 @@ class Sharded(LeastSquares):
         every = self.comm.gather(super().matvec(w, rough)[None])
         return np.concatenate(every).sum(axis=0)
 
-    def reduced(self, passes: float) -> LeastSquares:  # noqa: D102
+    def qr_compressed(self, passes: float) -> LeastSquares:  # noqa: D102
         msg = "a Sharded problem is solved by search_sharded."
         raise TypeError(msg)
 
