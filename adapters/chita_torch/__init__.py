@@ -15,7 +15,14 @@ from .gradual import GradualPruner, KeptPruned, keep_pruned
 from .masks import read_masks
 from .prune import prune
 from .refit import refit
-from .report import LayerFit, LayerReport, PruningReport, Stage, Trial
+from .report import (
+    LayerFit,
+    LayerReport,
+    PruningReport,
+    Stage,
+    Trial,
+    UnitsReport,
+)
 from .targets import schedule_fractions
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "Stage",
     "TensorExport",
     "Trial",
+    "UnitsReport",
     "compact",
     "export_sparse",
     "keep_pruned",
@@ -40,5 +48,14 @@ __all__ = [
 
 # So that torch.load(weights_only=True), the default, reads files of them.
 torch.serialization.add_safe_globals(
-    [LayerFit, LayerReport, PruningReport, SparseExport, Stage, TensorExport, Trial]
+    [
+        LayerFit,
+        LayerReport,
+        PruningReport,
+        SparseExport,
+        Stage,
+        TensorExport,
+        Trial,
+        UnitsReport,
+    ]
 )

@@ -7,8 +7,10 @@ A unit is an output of a linear layer or a channel of a convolution. It can go
   after the activations, moves into the biases of the layers that read it.
 
 Both make more of it possible further up and down, so this is repeated until nothing
-goes. Units that reach an addition, a concatenation, a norm or an output stay. BatchNorm
-is folded into the layer before it first.
+goes. BatchNorm is folded into the layer before it first. This is done on the graph of
+the model (`torch.fx`), where it can be traced, and goes no further than additions,
+concatenations and norms. What nobody reads beyond these, such as a channel that all
+blocks of a residual network share, is found by running the model (`units`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from .batches import Pieces, n_samples
+from .layout import Layout
+from .units import cut, find_families, has_zero_columns, is_read
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, *_CONVOLUTIONS)
@@ -79,35 +85,42 @@ class _Reader:
     blurred: bool  # whether padding on the way may turn a constant into another
 
 
-def compact(model: nn.Module, example: Any, *, tolerance: float = 1e-4) -> nn.Module:
+def compact(
+    model: nn.Module, example: Any, *, tolerance: float = 1e-4, fold: bool = True
+) -> nn.Module:
     """Return a smaller copy of a pruned network that gives the same outputs.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Pruned; not changed. `torch.fx` must be able to trace it.
+        Pruned; not changed.
     example : Tensor or tuple
         Inputs of the model, by which the copy is checked.
     tolerance : float, default=1e-4
         Largest difference of the outputs, relative to their largest entry: sums are
         made in another order.
+    fold : bool, default=True
+        Whether to fold BatchNorm into the layers before it. Without, the copy is one to
+        train on.
 
     Returns
     -------
     torch.nn.Module
-        A copy in eval mode, with smaller linear layers and convolutions and with
-        BatchNorm folded into them. The model itself where nothing can go.
+        A copy in eval mode, with smaller linear layers and convolutions.
 
     Raises
     ------
     ValueError
-        If the model cannot be traced, or the copy gives other outputs.
+        If the copy gives other outputs, or if `torch.fx` cannot trace the model and
+        it has no unit that nobody reads.
 
     Notes
     -----
     Units go whose weights, in or out, are all zero. From 90 % sparsity on there are
-    some; most are where sparsity was asked for in rows. Layers that are used more than
-    once, in groups, or whose units are added to others (residuals) keep them all.
+    some; ``prune(..., pattern="units")`` makes them. Layers that are used more than
+    once, or in groups (but for depthwise ones), keep all. Units that are added to
+    others (residuals) go where nobody reads any of them. Time: a forward pass of one
+    sample for each unit, where columns of weights are zero.
 
     Examples
     --------
@@ -127,21 +140,60 @@ def compact(model: nn.Module, example: Any, *, tolerance: float = 1e-4) -> nn.Mo
     """
     inputs = example if isinstance(example, tuple) else (example,)
     small = copy.deepcopy(model).eval()
-    try:
-        graph = fx.symbolic_trace(small).graph
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        msg = f"torch.fx cannot trace the model, so its units are not known: {reason}"
-        raise ValueError(msg) from error
     with torch.no_grad():
-        _fold(small, graph)
-        modules = dict(small.named_modules())
-        while any(
-            _cut(small, graph, node) for node in graph.nodes if _is_layer(node, modules)
-        ):
-            modules = dict(small.named_modules())
+        untraced = _cut_on_graph(small, fold=fold)
+        cut_any = _cut_unread(small, inputs)
+        if untraced is not None and not cut_any:
+            reason = str(untraced).splitlines()[0] if str(untraced) else ""
+            msg = (
+                "torch.fx cannot trace the model, so its units are not known: "
+                f"{reason or type(untraced).__name__}"
+            )
+            raise ValueError(msg) from untraced
         _check_same(model, small, inputs, tolerance)
     return small
+
+
+def _cut_on_graph(model: nn.Module, *, fold: bool) -> Exception | None:
+    """Cut what the graph of the model shows; why there is none, if there is none."""
+    try:
+        graph = fx.symbolic_trace(model).graph
+    except Exception as error:
+        return error
+    if fold:
+        _fold(model, graph)
+    modules = dict(model.named_modules())
+    while any(
+        _cut(model, graph, node) for node in graph.nodes if _is_layer(node, modules)
+    ):
+        modules = dict(model.named_modules())
+    return None
+
+
+def _cut_unread(model: nn.Module, inputs: tuple) -> bool:
+    """Cut the units that no layer reads, found by running the model; whether any."""
+    done = False
+    while True:
+        try:
+            layout = Layout.of(model)
+        except (TypeError, ValueError):  # nothing here that is known
+            return done
+        if not any(has_zero_columns(slot) for slot in layout.slots):
+            return done
+        try:
+            n_samples(inputs)
+            batch: Any = inputs
+        except (TypeError, ValueError):  # not of samples: as it is, then
+            batch = Pieces([inputs])
+        families, _ = find_families(model, lambda net, x: net(*x), batch, layout)
+        gone = []
+        for family in families:
+            unread = [unit for unit in family.units if not is_read(unit, layout)]
+            gone += unread[len(unread) == len(family) :]
+        if not gone:
+            return done
+        cut(model, gone, layout)
+        done = True
 
 
 def _check_same(

@@ -48,10 +48,10 @@ def check_cost(cost: Any, scope: Any, pattern: Any) -> None:
             "what a weight costs, numbers above 0."
         )
         raise ValueError(msg)
-    if cost != "weights" and (scope != "global" or pattern is not None):
+    if cost != "weights" and (scope != "global" or pattern not in (None, "units")):
         msg = (
             f"cost={cost!r} divides one budget among all layers: use it with "
-            "sparsity, scope='global' and without pattern."
+            "sparsity, scope='global' and without an N:M pattern."
         )
         raise ValueError(msg)
 

@@ -51,6 +51,7 @@ from .state import (
     save_statistics,
 )
 from .statistics import check_memory
+from .structured import ByUnits
 from .targets import Schedule, join_targets, make_targets, schedule_fractions
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,12 @@ def prune(
     pattern : str or (int, int), optional
         ``"n:m"``: keep n of each m consecutive weights along the axis that the layer
         sums over (input channels come last in a convolution). Instead of a sparsity.
+        ``"units"``: whole outputs of linear layers and channels of convolutions, with
+        all that feeds and reads them; `compact` slices them out. With scope "global"
+        the share of ``cost`` that such a smaller model is without is the sparsity at
+        least, by less than a unit; with "layer" or names, each layer keeps
+        ``round((1 - sparsity) units)``, at least one. By reconstruction only; a unit
+        that is gone stays so. See `chita_torch.structured`.
     include, exclude : str, type, callable or list of these, optional
         What to prune and what not: names with wildcards, module types, or callables
         ``(name, parameter) -> bool``. A name is tried on modules first, and stands for
@@ -174,7 +181,8 @@ def prune(
         The report names the last three.
     min_density : float or dict of str to float, default=0.0
         Share of each layer that is kept whatever the global budget says; or of the
-        layers that match a name. (A layer that is to be 80 % sparse at most: 0.2.)
+        layers that match a name. (A layer that is to be 80 % sparse at most: 0.2.) Of
+        its units, where these are pruned.
     cost : {"weights", "flops", "bytes"} or dict of str to float, default="weights"
         What ``sparsity`` is a share of: the number of weights; the operations they
         take for a sample, as counted on the batches; the bytes of their types; or what
@@ -345,6 +353,9 @@ def prune(
         exclude=exclude,
     )
     check_cost(cost, scope, pattern)
+    by_units = pattern == "units"
+    if by_units:
+        _check_units(objective, ranks)
     if objective != "gradients":
         targets = [join_targets(targets)]  # the layers are solved one by one anyway
     layout = Layout.join([target.layout for target in targets])
@@ -388,7 +399,7 @@ def prune(
             ranks=ranks,
         )
         spent: tuple[str, ...] = ()
-        if cost != "weights":
+        if cost != "weights" and not by_units:
             first, note = within(
                 setting,
                 targets[0],
@@ -398,6 +409,7 @@ def prune(
             )
             targets, spent = [first], (note,)
         method: Objective
+        structured: ByUnits | None = None
         if objective == "gradients":
             method = ByGradients(setting, search)
             n_rows = min(n_gradients, data.n_available)
@@ -420,7 +432,9 @@ def prune(
             size = check_memory(layout, solve_on) / 2**20
             logger.info("moments of the layers: %.1f MiB", size)
             notes, total, label = (), None, f"layers (moments {size:.0f} MiB)"
-            if objective == "auto" and data.calibrated:
+            if by_units:
+                method = structured = ByUnits(reconstruction, cost)
+            elif objective == "auto" and data.calibrated:
                 labels = loss_fn is not None
                 method = ByLoss(
                     setting,
@@ -474,7 +488,25 @@ def prune(
             loss_after=loss,
             batchnorm_recalibrated=recalibrated,
             notes=(*left, *spent, *notes, *method.notes),
+            units=() if structured is None else structured.units(),
+            sizes={} if structured is None else structured.sizes(masks),
         )
+
+
+def _check_units(objective: str, ranks: Ranks) -> None:
+    """Refuse what whole units are not pruned by."""
+    if objective == "gradients":
+        msg = (
+            "objective='gradients' prunes single weights; pattern='units' is by "
+            "reconstruction: use objective='auto' or 'reconstruction'."
+        )
+        raise ValueError(msg)
+    if ranks.size > 1:
+        msg = (
+            "pattern='units' is pruned by one process: leave out group=, prune on one "
+            "rank, and broadcast the weights."
+        )
+        raise ValueError(msg)
 
 
 def _calibration_loss(setting: Setting) -> float:

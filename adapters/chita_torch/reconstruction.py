@@ -154,7 +154,7 @@ class Reconstruction:
         fisher = self._fisher(unseen(layout, moments))
         if torch.equal(present, self.dense):
             # (What is cut off by what was pruned is no news.)
-            live = _live(layout, moments, fisher)
+            live = live_weights(layout, moments, fisher)
             self.idle = without_gradient(setting, layout, live, lambda: self.batches)
         pattern = reserve(pattern, self.idle, len(layout))
         if not setting.regrow:
@@ -295,7 +295,7 @@ class Reconstruction:
         for slot in self.layout.slots:
             flat = present[slot.start : slot.stop].to(device, torch.float64)
             if slot.name in fisher:  # a diagonal: one input, as many outputs as weights
-                weights = _above_zero(fisher[slot.name].to(device), faint)
+                weights = above_zero(fisher[slot.name].to(device), faint)
                 one = flat.new_ones((1, 1))
                 problems.append(ManyTargets.around(one, flat[:, None], weights=weights))
                 continue
@@ -305,7 +305,7 @@ class Reconstruction:
                 mu = damping * mean_diagonal(H)
                 C = W @ H + mu * W
                 constant = 0.5 * (C * W).sum(dim=2)
-                g = _above_zero(its.g.to(device), faint)
+                g = above_zero(its.g.to(device), faint)
                 problems += targets(part, H, C, mu, g, constant)
         return BlockDiagonal(problems)
 
@@ -495,7 +495,7 @@ def targets(
     constant : Tensor, shape (groups, t), optional
         Of each output.
     """
-    g = _above_zero(g)
+    g = above_zero(g)
     if constant is None:
         constant = torch.zeros_like(g)
     groups, t, d = C.shape
@@ -539,7 +539,7 @@ def mean_diagonal(H: Tensor) -> float:
     return float(H.diagonal(dim1=-2, dim2=-1).mean())
 
 
-def _above_zero(g: Tensor, least: float = 1.0) -> Tensor:
+def above_zero(g: Tensor, least: float = 1.0) -> Tensor:
     """Outputs that the loss does not depend on count next to nothing, but not zero.
 
     Where it depends on none of them, each counts ``least``.
@@ -555,7 +555,7 @@ def _faint(moments: Mapping[Part, Moments], fisher: Mapping[str, Tensor]) -> flo
     return FAINT * min((mean for mean in means if mean > 0), default=1.0)
 
 
-def _live(
+def live_weights(
     layout: Layout, moments: Mapping[Part, Moments], fisher: Mapping[str, Tensor]
 ) -> Tensor:
     """Which weights, ``(p,)``, the loss depends on, as far as its gradients say."""

@@ -162,6 +162,24 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class UnitsReport:
+    """Units that the same layers feed and the same layers read (``pattern="units"``).
+
+    Attributes
+    ----------
+    writers, readers : tuple of str
+        The weights whose rows feed the units, and those whose columns read them.
+    n_units, n_kept : int
+        How many there were, and are.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    n_units: int
+    n_kept: int
+
+
+@dataclass(frozen=True)
 class PruningReport:
     """What `prune` did; prints as a table.
 
@@ -179,6 +197,11 @@ class PruningReport:
         Whether running statistics were recomputed.
     notes : tuple of str
         What differs from what was asked, such as fewer rows than ``n_gradients``.
+    units : tuple of UnitsReport
+        With ``pattern="units"``: how many are left, by the layers around them.
+    sizes : dict of str to (float, float)
+        With ``pattern="units"``: "weights", "flops" (for a sample) and "bytes" of the
+        chosen layers, before and as `compact` leaves them.
 
     Examples
     --------
@@ -196,6 +219,8 @@ class PruningReport:
     loss_after: float = math.nan
     batchnorm_recalibrated: bool = False
     notes: tuple[str, ...] = ()
+    units: tuple[UnitsReport, ...] = ()
+    sizes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def n_weights(self) -> int:
@@ -268,6 +293,8 @@ class PruningReport:
             "loss_after": self.loss_after,
             "batchnorm_recalibrated": self.batchnorm_recalibrated,
             "notes": list(self.notes),
+            "units": [asdict(units) for units in self.units],
+            "sizes": {name: list(pair) for name, pair in self.sizes.items()},
             "layers": [
                 {
                     **asdict(layer),
@@ -317,8 +344,29 @@ class PruningReport:
                 "",
             )
         )
-        lines = [*_table(rows), "", *self._stage_lines(), *self.notes, NEXT_STEP]
-        return "\n".join(lines)
+        lines = [*_table(rows), *self._unit_lines(), "", *self._stage_lines()]
+        return "\n".join([*lines, *self.notes, NEXT_STEP])
+
+    def _unit_lines(self) -> list[str]:
+        if not self.units:
+            return []
+        rows: list[tuple[str, ...]] = [
+            ("units, by the layers that feed them", "", "kept")
+        ]
+        rows += [
+            (
+                each.writers[0] + (", ..." if len(each.writers) > 1 else ""),
+                f"{each.n_units:,}",
+                f"{each.n_kept:,}",
+            )
+            for each in self.units
+        ]
+        sizes = "; ".join(
+            f"{name} {before:,.0f} -> {after:,.0f} ({1 - after / before:.1%} less)"
+            for name, (before, after) in self.sizes.items()
+        )
+        small = f"These layers in chita_torch.compact(model, inputs): {sizes}."
+        return ["", *_table(rows), "", small]
 
     def _stage_lines(self) -> list[str]:
         if not self.stages:

@@ -96,7 +96,7 @@ def schedule_fractions(schedule: Schedule, stages: int) -> list[float]:
 
 def parse_pattern(pattern: str | Sequence[int] | None) -> tuple[int, int] | None:
     """Read "n:m" or (n, m): keep n of every m consecutive weights of a row."""
-    if pattern is None:
+    if pattern is None or pattern == "units":
         return None
     if isinstance(pattern, str):
         match = re.fullmatch(r"(\d+):(\d+)", pattern)
@@ -109,7 +109,7 @@ def parse_pattern(pattern: str | Sequence[int] | None) -> tuple[int, int] | None
         n = m = 0
     if not 0 < n < m:
         msg = (
-            f"pattern={pattern!r} must be 'n:m' or (n, m) with 0 < n < m, "
+            f"pattern={pattern!r} must be 'units', 'n:m' or (n, m) with 0 < n < m, "
             "such as '2:4' or (4, 8)."
         )
         raise ValueError(msg)
@@ -241,11 +241,14 @@ def make_targets(
         raise ValueError(msg)
     layout = Layout.of(model, include, exclude)
     if isinstance(scope, Mapping):
-        return [_named_target(model, layout, scope, sparsity)]
+        whole = pattern == "units" and sparsity is None
+        return [_named_target(model, layout, scope, 0.0 if whole else sparsity)]
     if scope == "layer":
         return [Target(part, sparsity, None, n_of_m) for part in layout.split()]
     floors = _floors(model, layout, min_density) if min_density else ()
     least = sum(f * size for f, size in zip(floors, layout.sizes(), strict=False))
+    if pattern == "units":  # floors of units, not of weights
+        least = 0.0
     if sparsity is not None and least > (1 - sparsity + ROUNDING) * len(layout):
         msg = (
             f"min_density={min_density} is more than the density asked for, "

@@ -64,8 +64,8 @@ def fit_support(problem: ManyTargets | BlockDiagonal, support: Array) -> Solutio
 
     Notes
     -----
-    O(s^3) for each target with s coordinates, on the host. Where columns depend on each
-    other and mu = 0, the Gram is damped by rounding's share.
+    O(s^3) for each set of s coordinates that targets have, on the host. Where columns
+    depend on each other and mu = 0, the Gram is damped by rounding's share.
     """
     xp, rows, start = problem.xp, [], 0
     mask = to_host(support)
@@ -75,11 +75,14 @@ def fit_support(problem: ManyTargets | BlockDiagonal, support: Array) -> Solutio
         W = np.zeros((layer.t, layer.d))
         M = mask[start : start + layer.p].reshape(layer.t, layer.d)
         start += layer.p
+        alike: dict[bytes, list[int]] = {}
         for i in range(layer.t):
-            S = np.flatnonzero(M[i])
+            alike.setdefault(M[i].tobytes(), []).append(i)
+        for of in alike.values():
+            S = np.flatnonzero(M[of[0]])
             if len(S):
                 L, _ = damped_cholesky(H[np.ix_(S, S)], 0.0, overwrite=True)
-                W[i, S] = cholesky_solve(L, C[i, S])
+                W[np.ix_(np.asarray(of), S)] = cholesky_solve(L, C[of][:, S].T).T
         rows.append(W.reshape(-1))
     coef = xp.asarray(np.concatenate(rows), device=problem.device)
     return Solution(coef, support, problem.objective(coef))
