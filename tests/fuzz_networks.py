@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from chita_torch import keep_pruned, prune
+from chita_torch import compact, keep_pruned, prune
 
 WIDTH = 8
 HERE = str(Path("adapters") / "chita_torch")
@@ -252,6 +252,9 @@ def loss_fn(model, batch):
     return F.cross_entropy(mean(model(batch[0])).float(), batch[1])
 
 
+COSTS = ("weights", "flops")
+
+
 def options_of(rng):
     """Settings of `prune`, and the share that is pruned (None for N:M)."""
     sparsity = rng.choice([0.0, 0.3, 0.5, 0.75, 0.9, 0.99])
@@ -263,6 +266,8 @@ def options_of(rng):
             {"scope": {"*": sparsity}},
             {"sparsity": sparsity, "min_density": (1 - sparsity) / 3},
             {"pattern": rng.choice(["2:4", "1:2", "3:8"])},
+            {"pattern": "units", "sparsity": sparsity, "scope": "layer"},
+            {"pattern": "units", "sparsity": sparsity, "cost": rng.choice(COSTS)},
         ]
     )
     objective = rng.choice(["gradients", "reconstruction", "auto"])
@@ -319,6 +324,8 @@ def faults(seed):
     found += checked(model, report, options)
     if flags != flags_of(model):
         found.append("flags or gradients were left")
+    if options.get("pattern") == "units":
+        found += sliced(model, batches, report)
     with torch.no_grad():
         if not bool(torch.isfinite(model.eval()(batches[0][0])).all()):
             found.append("outputs are not finite")
@@ -360,6 +367,8 @@ def checked(model, report, options):
             found.append(f"pruned weights of {name} are not zero")
     if sum(kept.values()) != report.n_kept:
         found.append("n_kept is not what the masks keep")
+    if options.get("pattern") == "units":
+        return found + unit_faults(report, options)
     if "pattern" in options:
         n, m = map(int, options["pattern"].split(":"))
         for name, mask in report.masks.items():
@@ -381,6 +390,37 @@ def checked(model, report, options):
         if count > expected[name] or (options["regrow"] and count < expected[name]):
             found.append(f"{name}: {count} kept, not {expected[name]}")
     return found
+
+
+def unit_faults(report, options):
+    """Whether whole units were removed, as many as asked."""
+    found = []
+    for units in report.units:
+        expected = max(1, round((1 - options["sparsity"]) * units.n_units))
+        if options.get("scope") == "layer" and units.n_kept != expected:
+            found.append(f"{units.writers}: {units.n_kept} units, not {expected}")
+        if units.n_kept < 1:
+            found.append(f"{units.writers} are dead")
+    before, after = report.sizes[options.get("cost", "weights")]
+    if "cost" in options and after > (1 - options["sparsity"]) * before * (1 + 1e-9):
+        found.append(f"{after} of {before} left")
+    return found
+
+
+def sliced(model, batches, report):
+    """Whether a smaller model gives the same, and is as small as the report says."""
+    model = bare(model)
+    try:
+        small = compact(model, batches[0][0], tolerance=2e-2)
+    except ValueError as error:
+        return [] if "cannot trace" in str(error) else [f"not sliced: {error}"]
+    names = {name for units in report.units for name in units.writers + units.readers}
+    most = sum(int(report.masks[name].sum()) for name in names)
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    left = [p.numel() for n, p in small.named_parameters() if n in names]
+    if sum(left) > most and all(n in shapes for n in names):
+        return [f"{sum(left)} weights are left, not {most}"]
+    return []
 
 
 def held(model, batches):

@@ -478,6 +478,12 @@ def _pruning():
 
         keep_pruned(Wrapper(), "SGD")
 
+    def masked_by_head():
+        from chita_torch.attention import FewerHeads
+
+        x, mask = torch.randn(1, 3, 4), torch.zeros(2, 3, 3)
+        FewerHeads(nn.MultiheadAttention(4, 2))(x, x, x, attn_mask=mask)
+
     def on_one_of_two():
         with fake_ranks():
             run()
@@ -537,6 +543,7 @@ def _pruning():
         lambda: on_two(pattern="units", sparsity=0.5),
         lambda: run(nn.Linear(8, 2), pattern="units", sparsity=0.5),
         lambda: run(pattern="units", sparsity=0.999),
+        masked_by_head,
         lambda: run(scope="all"),
         lambda: run(scope={"0": 0.5}, exclude="0"),
         lambda: run(scope="layer", sparsity=0.5, min_density=0.1),

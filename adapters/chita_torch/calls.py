@@ -126,6 +126,10 @@ class Watch(TorchFunctionMode):
         """Return what the call gives."""
         return output
 
+    def attend(self, func: Any, bound: inspect.BoundArguments) -> Any:
+        """Attention of queries, keys and values that are projected already."""
+        return func(*bound.args, **bound.kwargs)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
@@ -346,7 +350,7 @@ def _attention(watch: Watch, func: Any, *args: Any, **kwargs: Any) -> Any:
     out_weight, out_bias = a["out_proj_weight"], a["out_proj_bias"]
     a |= {"use_separate_proj_weight": True, "in_proj_weight": None}
     a |= {"in_proj_bias": None, "out_proj_weight": one, "out_proj_bias": None}
-    mixed, shares = func(*bound.args, **bound.kwargs)
+    mixed, shares = watch.attend(func, bound)
     return _linear(watch, F.linear, mixed, out_weight, out_bias), shares
 
 

@@ -16,6 +16,7 @@ blocks of a residual network share, is found by running the model (`units`).
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from .attention import loosen
 from .batches import Pieces, n_samples
 from .layout import Layout
 from .units import cut, find_families, has_zero_columns, is_read
@@ -173,9 +175,12 @@ def _cut_on_graph(model: nn.Module, *, fold: bool) -> Exception | None:
 def _cut_unread(model: nn.Module, inputs: tuple) -> bool:
     """Cut the units that no layer reads, found by running the model; whether any."""
     done = False
+    loosen(model)
     while True:
         try:
-            layout = Layout.of(model)
+            with warnings.catch_warnings():  # of weights that are computed
+                warnings.simplefilter("ignore")
+                layout = Layout.of(model)
         except (TypeError, ValueError):  # nothing here that is known
             return done
         if not any(has_zero_columns(slot) for slot in layout.slots):

@@ -165,10 +165,10 @@ def prune(
     pattern : str or (int, int), optional
         ``"n:m"``: keep n of each m consecutive weights along the axis that the layer
         sums over (input channels come last in a convolution). Instead of a sparsity.
-        ``"units"``: whole outputs of linear layers and channels of convolutions, with
-        all that feeds and reads them; `compact` slices them out. With scope "global"
-        the share of ``cost`` that such a smaller model is without is the sparsity at
-        least, by less than a unit; with "layer" or names, each layer keeps
+        ``"units"``: whole outputs of linear layers, channels of convolutions and heads
+        of attention, with all that feeds and reads them; `compact` slices them out.
+        With scope "global" the smaller model is without ``sparsity`` of the ``cost``,
+        or more by less than a unit; with "layer" or names, each layer keeps
         ``round((1 - sparsity) units)``, at least one. By reconstruction only; a unit
         that is gone stays so. See `chita_torch.structured`.
     include, exclude : str, type, callable or list of these, optional

@@ -15,6 +15,7 @@ nan reaches the loss by another way belongs to no unit.
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +29,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batches import Pieces, Tree, map_tensors, tensors_of
+from .attention import heads_of
+from .batches import Pieces, Tree, map_tensors, n_samples, tensors_of
 from .calls import Call, Part, Watch
 from .gradients import LossFunction
 from .layout import Layout, Slot
@@ -119,10 +121,31 @@ class _Tracer(Watch):
             name = None if mean is None else self._norms.get(mean.data_ptr())
             if name is not None:
                 self._note("norms", name, self._nan(args[0], 1))
+        if func is F.scaled_dot_product_attention and not self.clean:
+            q, k, v = args[:3] if len(args) > 2 else ((kwargs or {})[n] for n in _QKV)
+            out = _spread(out, q, k, v)
         return out
 
     def before(self, call: Call) -> Tensor:
         return self._weights[call.part.name]
+
+    def attend(self, func: Any, bound: inspect.BoundArguments) -> Any:
+        """Nan in a head spreads over that head, and no further."""
+        a = bound.arguments
+        heads, touched = a["num_heads"], []
+        for name in ("query", "key", "value"):
+            nan = a[name].isnan().reshape(-1, heads, a[name].shape[-1] // heads)
+            touched.append(nan.any(dim=2).any(dim=0))
+            a[name] = a[name].nan_to_num(0.0)
+        mixed, shares = func(*bound.args, **bound.kwargs)
+        here = torch.stack(touched).any(dim=0)
+        if bool(here.any()):
+            if self.copies > 1:  # (They do not come first here.)
+                raise _Misaligned
+            mixed.unflatten(-1, (heads, -1))[..., here, :] = torch.nan
+            if shares is not None:
+                shares.fill_(torch.nan)
+        return mixed, shares
 
     def after(self, call: Call, output: Tensor) -> Tensor:
         axis = -1 if call.form[0] == "linear" else 1
@@ -166,6 +189,22 @@ class _Tracer(Watch):
     def _note(self, kind: str, where: Any, found: Tensor) -> None:
         pairs = found.nonzero().tolist()
         self.reached += [(i, kind, where, c) for i, c in pairs]
+
+
+_QKV = ("query", "key", "value")
+
+
+def _spread(out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Put nan where a softmax would, which some kernels take for a mask."""
+    shares = [
+        x.isnan().any(dim=-1, keepdim=True).any(dim=-2, keepdim=True) for x in (q, k)
+    ]
+    found = [*shares, v.isnan().any(dim=-2, keepdim=True)]
+    for nan in found:
+        if out.ndim > 3 and nan.shape[-3] not in (1, out.shape[-3]):
+            nan = nan.repeat_interleave(out.shape[-3] // nan.shape[-3], dim=-3)
+        out = out.masked_fill(nan, torch.nan)
+    return out
 
 
 @dataclass
@@ -212,7 +251,7 @@ def find_families(
     forward : callable
         ``forward(model, batch)`` runs the model; what it returns is the output.
     batch : batch
-        Its first sample is run.
+        Its first samples are run: one, if that runs every layer that the batch does.
     layout : Layout
         Weights whose rows and columns may go. Others are watched, and fix the units
         that they feed or read.
@@ -229,6 +268,7 @@ def find_families(
     Time: a forward pass of one sample for each row of weights.
     """
     watched = _watched(model, layout)
+    batch = _enough(model, forward, batch, watched)
     pieces = isinstance(batch, Pieces)
     families: list[Family] = []
     for copies in (1,) if pieces else (COPIES, 1):
@@ -237,14 +277,16 @@ def find_families(
         except _Misaligned:
             continue
         families = _families(graph.units(), order)
-        if _unread_is_unread(model, forward, _copies(batch, 1), families, watched):
+        if _unread_is_unread(model, forward, batch, families, watched):
             break
         families = []
     kept: list[Family] = []
     left: list[Family] = []
     for family in families:
         if len(family) > 1:
-            whole = _sliceable(model, forward, _copies(batch, 1), family, watched)
+            whole = heads_of(model, family.writers) or _sliceable(
+                model, forward, batch, family, watched
+            )
             (kept if whole else left).append(family)
     notes = []
     if left:
@@ -269,9 +311,37 @@ def _watched(model: nn.Module, layout: Layout) -> Layout:
 
 
 def _copies(batch: Tree, n: int) -> Tree:
+    """A batch n times, one after the other; a batch that was split, once."""
+    if n == 1 or isinstance(batch, Pieces):
+        return batch
+    return map_tensors(lambda t: t.repeat(n, *[1] * (t.ndim - 1)), batch)
+
+
+def _first(batch: Tree, n: int) -> Tree:
     if isinstance(batch, Pieces):
-        return Pieces(batch[:1])
-    return map_tensors(lambda t: t[:1].repeat_interleave(n, dim=0), batch)
+        return Pieces(batch[:n])
+    return map_tensors(lambda t: t[:n], batch)
+
+
+def _enough(
+    model: nn.Module, forward: LossFunction, batch: Tree, watched: Layout
+) -> Tree:
+    """As many of the first samples as it takes to run all layers that the batch runs.
+
+    Most often one; experts are run by some samples and not by others.
+    """
+
+    def run(n: int) -> set[Part]:
+        tracer = _Tracer(watched, {}, 1, [])
+        with torch.no_grad(), tracer:
+            forward(model, _first(batch, n))
+        return {its.part for its in tracer.seen if its.output.numel()}
+
+    size, n = n_samples(batch), 1
+    every = run(size)
+    while n < size and run(n) != every:
+        n = min(2 * n, size)
+    return _first(batch, n)
 
 
 def _trace(

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from chita_torch import GradualPruner, compact, keep_pruned, prune  # noqa: E402
+from chita_torch.attention import FewerHeads  # noqa: E402
 from chita_torch.layout import Layout  # noqa: E402
 from chita_torch.units import find_families  # noqa: E402
 
@@ -78,6 +79,25 @@ class Conv1D(nn.Module):
         return flat.reshape(*x.shape[:-1], self.nf)
 
 
+class Attentive(nn.Module):
+    """Self-attention over rows, then over other rows; samples first, or not."""
+
+    def __init__(self, batch_first=True, **sizes):
+        super().__init__()
+        self.batch_first = batch_first
+        self.block = nn.TransformerEncoderLayer(
+            8, 4, 12, batch_first=batch_first, norm_first=True
+        )
+        self.cross = nn.MultiheadAttention(8, 2, batch_first=batch_first, **sizes)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = x if self.batch_first else x.transpose(0, 1)
+        x = self.block(x)
+        x = x + self.cross(x, x.flip(1), x.flip(1), need_weights=False)[0]
+        return self.head(x.mean(dim=1 if self.batch_first else 0))
+
+
 def mlp():
     return nn.Sequential(
         nn.Linear(7, 12), nn.Tanh(), nn.Linear(12, 9), nn.GELU(), nn.Linear(9, 3)
@@ -101,6 +121,9 @@ NETS = {
     "gated": (Gated, (5, 6)),
     "transposed": (transposed, (2, 4, 4)),
     "conv1d of transformers": (stacked, (4, 7)),
+    "attention": (Attentive, (5, 8)),
+    "attention, sequence first": (lambda: Attentive(batch_first=False), (5, 8)),
+    "attention, apart": (lambda: Attentive(kdim=8, vdim=8), (5, 8)),
 }
 
 
@@ -154,6 +177,12 @@ def test_units_are_found_through_activations_additions_norms_and_products():
             (("2.weight",), ("5.weight",)): 5,
         },
         "conv1d of transformers": {(("0.weight",), ("2.weight",)): 12},
+        "attention": {
+            (("block.linear1.weight",), ("block.linear2.weight",)): 12,
+            (("block.self_attn.in_proj_weight",),
+             ("block.self_attn.out_proj.weight",)): 4,  # heads
+            (("cross.in_proj_weight",), ("cross.out_proj.weight",)): 2,
+        },
     }  # fmt: skip
     for name, found in expected.items():
         assert families_of(*make(name)) == found, name
@@ -169,10 +198,9 @@ def test_the_sliced_model_gives_what_the_masked_one_gives(name, fold):
     assert torch.allclose(outputs(small, x), outputs(model, x), atol=1e-5)
     for units in report.units:
         assert units.n_kept == round(0.5 * units.n_units)
-    weights = dict(small.named_parameters())
-    for layer in report.layers:
-        assert weights[layer.name].numel() == layer.n_kept
-    if not fold:
+    left = sum(p.numel() for p in small.parameters() if p.ndim > 1)
+    assert left == report.n_kept
+    if not (fold or "attention" in name):
         assert [type(m) for m in small.modules()] == [type(m) for m in model.modules()]
 
 
@@ -444,3 +472,113 @@ def test_the_report_says_what_is_left_and_what_it_costs():
     assert "flops" in text
     assert report.to_dict()["units"][0]["n_kept"] == 6
     assert any("No unit that can go is fed by ['4.weight']" in n for n in report.notes)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("average", [True, False])
+def test_attention_that_may_lose_heads_computes_what_it_did(batch_first, average):
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(8, 2, batch_first=batch_first).eval()
+    loose = FewerHeads(whole)
+    x, y = torch.randn(3, 4, 8), torch.randn(3, 6, 8)
+    padding = torch.zeros(3, 6, dtype=torch.bool)
+    padding[:, 4:] = True
+    later = torch.ones(4, 6, dtype=torch.bool).triu(2)
+    q, k = (x, y) if batch_first else (x.transpose(0, 1), y.transpose(0, 1))
+    for options in (
+        {},
+        {"key_padding_mask": padding},
+        {"attn_mask": later},
+        {"attn_mask": torch.randn(4, 6), "key_padding_mask": padding.float()},
+        {"need_weights": False},
+    ):
+        given = {"average_attn_weights": average} | options
+        one, other = whole(q, k, k, **given), loose(q, k, k, **given)
+        assert torch.allclose(one[0], other[0], atol=1e-6)
+        if one[1] is None:
+            assert other[1] is None
+        else:
+            assert torch.allclose(one[1], other[1], atol=1e-6)
+    one, other = whole(x[0], y[0], y[0]), loose(x[0], y[0], y[0])  # a single sample
+    assert all(
+        torch.allclose(*pair, atol=1e-6) for pair in zip(one, other, strict=True)
+    )
+
+
+class OwnHeads(nn.Module):
+    """Four heads of queries that read two of keys and values."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.q, self.k = nn.Linear(8, 16), nn.Linear(8, 8)
+        self.v, self.o = nn.Linear(8, 8), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).view(*x.shape[:2], n if self.fixed else -1, 4).transpose(1, 2)
+            for layer, n in ((self.q, 4), (self.k, 2), (self.v, 2))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.head(x + self.o(mixed.transpose(1, 2).flatten(2)))
+
+
+def test_heads_that_share_keys_and_values_go_together():
+    torch.manual_seed(0)
+    model, batches = OwnHeads(fixed=False), data((5, 8))
+    report = pruned(model, batches, sparsity=0.5, scope="layer")
+    (heads,) = report.units
+    assert set(heads.writers) == {"q.weight", "k.weight", "v.weight"}
+    assert (heads.n_units, heads.n_kept) == (2, 1)
+    x = batches[0][0]
+    small = compact(model, x)
+    assert (small.q.out_features, small.k.out_features) == (8, 4)
+    assert torch.allclose(outputs(small, x), outputs(model, x), atol=1e-5)
+
+
+def test_heads_that_cannot_be_sliced_out_are_left_whole_and_named():
+    torch.manual_seed(0)
+    model = OwnHeads(fixed=True)
+    families, notes = find_families(
+        model.eval(), loss_fn, data((5, 8))[0], Layout.of(model)
+    )
+    assert families == []
+    assert "Left whole" in notes[0]
+    assert "k.weight, q.weight, v.weight" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "transposed"])
+@pytest.mark.filterwarnings("ignore")
+def test_units_are_those_of_torch_pruning(name):
+    """The oracle: its graph of dependencies, from the graph of autograd."""
+    tp = pytest.importorskip("torch_pruning")
+    model, batches = make(name)
+    graph = tp.DependencyGraph().build_dependency(model, batches[0][0][:1])
+    names = {module: n for n, module in model.named_modules()}
+    families, _ = find_families(model, loss_fn, batches[0], Layout.of(model))
+    for family in families:
+        for unit in family.units:
+            first, rows = next(iter(unit.rows.items()))
+            layer = model.get_submodule(first.removesuffix(".weight"))
+            prune_out = graph.get_pruner_of_module(layer).prune_out_channels
+            theirs = set()
+            for dependency, index in graph.get_pruning_group(layer, prune_out, rows):
+                module = dependency.target.module
+                if module in names:
+                    inputs = dependency.handler.__name__ == "prune_in_channels"
+                    depthwise = getattr(module, "groups", 1) > 1
+                    kind = "in" if inputs and not depthwise else "out"
+                    theirs |= {(names[module], kind, i) for i in index}
+            ours = {
+                (n.removesuffix(".weight"), "out", i)
+                for n, index in unit.rows.items()
+                for i in index
+            }
+            ours |= {
+                (part.name.removesuffix(".weight"), "in", i)
+                for part, index in unit.columns.items()
+                for i in index
+            }
+            ours |= {(n, "out", i) for n, index in unit.norms.items() for i in index}
+            assert ours == theirs
