@@ -6,6 +6,7 @@ import importlib
 import re
 import runpy
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -504,6 +505,14 @@ def _pruning():
             run(group=group, **options)
         assert all_gather is distributed.dist.all_gather
 
+    def without_threads():
+        def refused(thread):
+            raise RuntimeError("can't start new thread")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            run(objective="reconstruction")
+
     def group_of_another():
         with fake_ranks():
             run(group=-100)
@@ -533,6 +542,7 @@ def _pruning():
     model = net()
     return [
         without_torch,
+        without_threads,
         lambda: run(Extra(nn.Linear(3, 3))),
         lambda: prune(net(), batches, loss, progress=False),
         lambda: run(sparsity=0.5, density=0.5),

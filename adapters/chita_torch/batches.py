@@ -9,6 +9,7 @@ micro-batch.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import (
     Callable,
@@ -126,6 +127,36 @@ def n_samples(batch: Tree) -> int:
         )
         raise ValueError(msg)
     return lengths.pop()
+
+
+def joined(batches: Sequence[Tree], most: int) -> list[Tree]:
+    """Fewer, larger batches: of more than ``most``, those that go together are joined.
+
+    They go together where they differ in nothing but the number and the values of their
+    samples; about a ``most``-th of all samples is put in one. Batches that were split
+    stay as they are.
+    """
+    if len(batches) <= most or any(isinstance(batch, Pieces) for batch in batches):
+        return list(batches)
+    size = math.ceil(sum(map(n_samples, batches)) / most)
+    open_: list[tuple[Tree, list[Tree]]] = []  # by form
+    full: list[list[Tree]] = []
+    for batch in batches:
+        form = map_tensors(lambda tensor: tensor[:0], batch)
+        found = next((some for other, some in open_ if same_form(other, form)), None)
+        if found is None:
+            found = []
+            open_.append((form, found))
+        found.append(batch)
+        if sum(map(n_samples, found)) >= size:
+            full.append(found)
+            open_ = [(other, some) for other, some in open_ if some is not found]
+    return [_concatenated(some) for some in (*full, *(some for _, some in open_))]
+
+
+def _concatenated(batches: list[Tree]) -> Tree:
+    columns = zip(*map(tensors_of, batches), strict=True)
+    return map_tensors(lambda _: torch.cat(next(columns)), batches[0])
 
 
 class Drawn:

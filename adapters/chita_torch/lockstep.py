@@ -8,7 +8,8 @@ whatever the network is made of: nothing is computed again for the next layer. W
 kept meanwhile are the activations that the passes still need, of all samples.
 
 A pass that can stop in the middle is a thread. One runs at a time, handed on by
-semaphores, so that the order of everything is fixed.
+semaphores, so that the order of everything is fixed. Batches that are many are joined,
+so that there are no more than some hundred threads.
 """
 
 from __future__ import annotations
@@ -65,12 +66,23 @@ class Pass(Watch):
     def advance(self) -> None:
         """Let the pass run to where it waits next, or to its end."""
         if self._thread.ident is None:
-            self._thread.start()
+            self._start()
         self.call = None
         self._go.release()
         self._stopped.acquire()
         if self._error is not None:
             raise self._error
+
+    def _start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # what Python makes of any refusal
+            msg = (
+                "the machine, or a limit on this process, allows no further thread, of "
+                "which each pass over a batch takes one; the model is as it was. Use "
+                "fewer samples (n_samples=) in larger batches."
+            )
+            raise MemoryError(msg) from error
 
     def cancel(self) -> None:
         """End the pass where it is."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .gradients import NotFinite
 from .idle import reserve
 from .layout import Layout
-from .reconstruction import Reconstruction
+from .reconstruction import GAIN, Reconstruction
 from .report import Stage, Trial
 from .stage import Search, Setting, run_stage
 from .targets import Target
@@ -67,7 +67,8 @@ class ByLoss:
     by gradients instead of it, and the largest weights as they are: of the present
     network, and, where the final sparsity is reached, of the dense one. So what is left
     never has a higher calibration loss than magnitude pruning leaves. What gradients
-    have trained is what the next stage reconstructs.
+    have trained is what the next stage reconstructs. On the way to the final sparsity,
+    what has lost clearly is not tried in the next stage.
 
     Parameters
     ----------
@@ -94,11 +95,11 @@ class ByLoss:
         self._setting, self._reconstruction = setting, reconstruction
         self._recalibrated = recalibrated
         self._dense = reconstruction.dense
-        fine = setting.staged  # of one stage the step is but a candidate
-        self._searches: tuple[Search, Search] | None = None
-        if search is not None:
-            self._searches = replace(search, fine=fine), replace(search)
+        self._search: Search | None = None
+        if search is not None:  # of one stage the step is but a candidate
+            self._search = replace(search, fine=setting.staged)
         self._trained = False
+        self._sits_out = False  # a step by gradients instead of the reconstruction
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
         """Try all; leave the model at the best."""
@@ -119,10 +120,13 @@ class ByLoss:
         first = self._reconstruction.run(pattern, loss, last=last)
         offer("reconstruction", first)
         reached = first[0].chosen.loss
-        offer("reconstruction, gradients", self._step(layout, pattern, 0, reached))
-        if self._setting.staged:
+        offer("reconstruction, gradients", self._step(layout, pattern, reached))
+        if self._setting.staged and (last or not self._sits_out):
             layout.scatter(start)
-            offer("gradients", self._step(layout, pattern, 1, loss))
+            offer("gradients", self._step(layout, pattern, loss))
+        others = [each for name, each in losses.items() if name != "gradients"]
+        alone = _or_infinite(losses.get("gradients", -math.inf))
+        self._sits_out = alone > (1 + GAIN) * min(map(_or_infinite, others))
         largest = {"magnitude": self._dense} if last else {}
         if not torch.equal(start, self._dense) or not largest:
             largest["largest as they are"] = start
@@ -155,18 +159,18 @@ class ByLoss:
         return stage, mask
 
     def _step(
-        self, layout: Layout, pattern: Any, which: int, loss: float
+        self, layout: Layout, pattern: Any, loss: float
     ) -> tuple[Stage, Tensor] | None:
-        if self._searches is None:
+        search = self._search
+        if search is None:
             return None
-        search = self._searches[which]
         try:
             with warnings.catch_warnings():
                 # What is cut off by what was pruned is no news; see `Reconstruction`.
                 warnings.filterwarnings("ignore", message="the loss does not depend")
                 return run_stage(self._setting, layout, pattern, search, loss)
         except MemoryError as error:
-            self._searches = None
+            self._search = None
             self.notes.append(f"objective='auto' went without gradients: {error}")
         except NotFinite as error:
             self.notes.append(f"a step by gradients was left out: {error}")

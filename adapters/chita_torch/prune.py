@@ -213,7 +213,9 @@ def prune(
         In the formula above. "auto" moves by half powers of ten to where the pruned
         model has the least loss on the calibration batches. By reconstruction
         :math:`\mu_l` is ``ridge`` times the mean of the diagonal of :math:`H_l`; "auto"
-        starts at 0.01 and moves by powers of ten that gain 5 % of that loss.
+        starts at 0.01 and moves by powers of ten that gain 5 % of that loss, in the
+        first stage and where the final sparsity is reached. By gradients each stage
+        after the first tries what won before, and one change of ridge or solver.
     solver : str, default="auto"
         By gradients, a plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a
         proven gap) where there is a ridge; of several stages, each takes "dual" or

@@ -13,7 +13,8 @@ With W0 the dense network's weights, W the present ones, H and g as in `statisti
 
    so that each layer makes up for what the layers before it got wrong.
 
-mu is `damping` times the mean of H's diagonal; the calibration loss chooses it.
+mu is `damping` times the mean of H's diagonal; the calibration loss chooses it, in the
+first stage and where the final sparsity is reached.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from chita_sklearn.core import (
     solve,
 )
 
-from .batches import Sample, n_samples
+from .batches import Sample, joined, n_samples
 from .calls import Call, Part
 from .distributed import deal
 from .gradients import LossFunction, gradient_matrix
@@ -52,6 +53,7 @@ from .statistics import Moments, collect, gram, place, rows_of
 DAMPING = 1e-2  # of the mean of H's diagonal; where the search starts
 GAIN = 0.05  # share of the calibration loss that another choice must gain: else noise
 FAINT = 1e-6  # of the mean of g: least weight of an output
+PASSES = 64  # batches that pass through the network side by side
 BUNDLE = 256  # columns of a bundle of groups with one output each
 
 
@@ -116,10 +118,12 @@ class Reconstruction:
     dense: Tensor = field(init=False)
     notes: list[str] = field(default_factory=list, init=False)
     _last: float = field(default=DAMPING, init=False)
+    _fresh: bool = field(default=True, init=False)  # no damping has been chosen yet
     idle: list[slice] = field(default_factory=list, init=False)  # experts
 
     def __post_init__(self) -> None:
         self.batches, self.n, self._before = self.sample
+        self._passed = joined(self.batches, PASSES)
         self.dense = self.layout.gather()
 
     def run(
@@ -134,7 +138,8 @@ class Reconstruction:
         loss_before : float
             Calibration loss of the model as it is (nan without calibration).
         last : bool, default=True
-            Whether the final sparsity is reached; before it, quick solves do.
+            Whether the final sparsity is reached; before it, quick solves do, and the
+            damping that the first stage chose.
 
         Returns
         -------
@@ -205,7 +210,9 @@ class Reconstruction:
             return evaluate("layers", damping, found), found
 
         loss, at_first = solved(first)
-        if self.damping is None and setting.data.calibrated:
+        if self.damping is None and setting.data.calibrated and (last or self._fresh):
+            self._fresh = False
+
             # Other dampings are tried on the same support, which takes no search.
             def refitted(damping: float) -> float:
                 def choose(where: slice, problem: BlockDiagonal) -> Solution:
@@ -331,7 +338,7 @@ class Reconstruction:
         passes = Lockstep(
             setting.model,
             self.forward,
-            self.batches,
+            self._passed,
             layout,
             _typed(layout, layout.unflatten(self.dense)),
             written,
@@ -407,7 +414,7 @@ class Reconstruction:
         cross, energy = H.new_zeros(W0.shape), H.new_zeros(W0.shape[:2])
         n = 0
         for number, call, other in calls if its.calls == 1 else ():
-            size = n_samples(self.batches[number])
+            size = n_samples(self._passed[number])
             limit = rows_of(W0.shape[-1], size / self.n)
             seed = self._before + number
             X, X0 = (each.rows(limit, seed) for each in (call, other))

@@ -67,6 +67,10 @@ class Search:
     from it where they are better. The first-order term is left out as well where the
     loss rises with it: near a minimum it is mostly noise. The ridges with and without
     it are orders apart.
+
+    What is best moves little from stage to stage: each after the first begins with what
+    won before and tries one change of it, going on with it where it gains, and with
+    another in the next stage where it does not.
     """
 
     ridge: float | None  # None: to be chosen
@@ -74,6 +78,7 @@ class Search:
     fine: bool = True  # whether by half powers of ten in the end
     # The plan and ridge of the stage before, with the first-order term and without.
     last: dict[bool, tuple[str, float]] = field(default_factory=dict, init=False)
+    _turn: int = field(default=0, init=False)  # which change is tried next
 
     def run(
         self,
@@ -89,23 +94,57 @@ class Search:
         choices = (True, False) if self.first_order is None else (self.first_order,)
         for first_order in choices:
             loss_at = partial(evaluate, first_order)
-            won, ridge = self.last.get(first_order, ("", self.ridge))
-            plan, *others = sorted(plans(first_order), key=lambda name: name != won)
-            if ridge is None:
-                ridge = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
-                least = loss_at(plan, ridge)
-                ridge, least = descend(partial(loss_at, plan), ridge, least, 10.0)
+            if first_order in self.last:
+                found, least = self._change(loss_at, plans(first_order), first_order)
             else:
-                least = loss_at(plan, ridge)
-            ridge, least = self._refine(partial(loss_at, plan), ridge, least)
-            for other in others:
-                loss = loss_at(other, ridge)
-                if loss < least:
-                    plan = other
-                    ridge, least = self._refine(partial(loss_at, plan), ridge, loss)
-            self.last[first_order] = plan, ridge
+                found, least = self._first(loss_at, plans(first_order), curvature)
+            self.last[first_order] = found
             if least < loss_before:
                 break
+
+    def _first(
+        self,
+        loss_at: Callable[[str, float], float],
+        plans: Sequence[str],
+        curvature: float,
+    ) -> tuple[tuple[str, float], float]:
+        """Return the plan and ridge of the least loss, and that, with nothing known."""
+        (plan, *others), ridge = plans, self.ridge
+        if ridge is None:
+            ridge = 10.0 ** (round(math.log10(curvature)) if curvature > 0 else 0)
+            least = loss_at(plan, ridge)
+            ridge, least = descend(partial(loss_at, plan), ridge, least, 10.0)
+        else:
+            least = loss_at(plan, ridge)
+        ridge, least = self._refine(partial(loss_at, plan), ridge, least)
+        for other in others:
+            loss = loss_at(other, ridge)
+            if loss < least:
+                plan = other
+                ridge, least = self._refine(partial(loss_at, plan), ridge, loss)
+        return (plan, ridge), least
+
+    def _change(
+        self,
+        loss_at: Callable[[str, float], float],
+        plans: Sequence[str],
+        first_order: bool,
+    ) -> tuple[tuple[str, float], float]:
+        """Return the better of what won before and one change of it, and its loss."""
+        plan, ridge = found = self.last[first_order]
+        least = loss_at(plan, ridge)
+        changes = [(other, ridge) for other in plans if other != plan]
+        if self.ridge is None:
+            root = math.sqrt(10.0)
+            changes += [(plan, ridge * root), (plan, ridge / root)]
+        if changes:
+            change = changes[self._turn % len(changes)]
+            loss = loss_at(*change)
+            if loss < least:
+                found, least = change, loss
+            else:
+                self._turn += 1
+        return found, least
 
     def _refine(
         self, loss_at: Callable[[float], float], ridge: float, least: float

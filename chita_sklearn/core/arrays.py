@@ -160,7 +160,10 @@ def kth_largest(x: Array, k: int) -> Array:
     if is_numpy_namespace(xp) or is_cupy_namespace(xp):
         return xp.partition(x, p - k)[p - k]
     if is_torch_namespace(xp) and on_host(x):
-        return xp.kthvalue(x, p - k + 1).values
+        if x.dtype == xp.bfloat16:  # which NumPy does not know
+            return xp.kthvalue(x, p - k + 1).values
+        # Four times as fast as kthvalue, and NaN is the largest for both.
+        return xp.asarray(np.partition(x.detach().numpy(), p - k)[p - k])
     if is_torch_namespace(xp):
         # On a device kthvalue keeps one block of threads busy, whatever p is, and is
         # refused where deterministic algorithms are asked for; topk is not.

@@ -20,6 +20,7 @@ from chita_sklearn.core import (
     fit_support,
     solve,
 )
+from chita_sklearn.core.improvers import targets
 from chita_sklearn.core.improvers.targets import bound_of
 from chita_sklearn.core.search.exchange import TargetState
 
@@ -73,6 +74,28 @@ def test_a_refit_has_no_gradient_on_its_support(seed):
     slope = problem.C - W @ problem.G - problem.mu * W
     assert not W.ravel()[~mask].any()
     assert np.abs(slope.ravel()[mask]).max(initial=0) < 1e-9
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_large_layers_are_refitted_by_conjugate_gradients(monkeypatch, scale):
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((200, 40)) @ rng.standard_normal((40, 40))
+    W0, weights = rng.standard_normal((6, 40)), scale * rng.uniform(0.2, 3, 6)
+    G = A.T @ A
+    mu = 1e-2 * np.trace(G) / 40
+    problem = ManyTargets.around(G, W0, mu=mu, weights=weights)
+    mask = rng.random(problem.p) < 0.5
+    exact, found = fit_support(problem, mask), solve(problem, Cardinality(120))
+    monkeypatch.setattr(targets, "HEAVY", 0.0)
+    near = fit_support(problem, mask)
+    assert not near.coef[~mask].any()
+    assert not np.array_equal(near.coef, exact.coef)
+    assert near.objective == pytest.approx(exact.objective, rel=1e-6)
+    # And so is what fewer penalties in float32 choose, whatever the loss is scaled by.
+    rough = solve(problem, Cardinality(120))
+    assert np.count_nonzero(rough.coef) == 120
+    assert found.objective <= rough.objective * (1 + 1e-6)
+    assert rough.objective <= 1.3 * found.objective
 
 
 PATTERNS = {

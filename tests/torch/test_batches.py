@@ -12,7 +12,13 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from chita_torch import prune, refit  # noqa: E402
-from chita_torch.batches import Batches, map_tensors, n_samples  # noqa: E402
+from chita_torch.batches import (  # noqa: E402
+    Batches,
+    Pieces,
+    joined,
+    map_tensors,
+    n_samples,
+)
 
 
 def make(source, B=4, calibration=0.25, seed=0):
@@ -281,3 +287,22 @@ def test_refit_takes_a_split():
     errors = refit(model, detection(), detection_loss, dense=dense, split=by_image)
     assert set(errors) == {"trunk.weight", "head.weight"}
     assert torch.equal(model.head.weight == 0, zeros)
+
+
+def test_joined_batches_hold_the_same_samples_and_only_what_fits_together():
+    short = [{"x": torch.full((2, 3), float(i)), "name": "a"} for i in range(20)]
+    long = [{"x": torch.full((2, 5), float(i)), "name": "a"} for i in range(20)]
+    other = [{"x": torch.full((2, 3), 7.0), "name": "b"}]
+    mixed = [each for pair in zip(short, long, strict=True) for each in pair] + other
+    assert joined(mixed, len(mixed)) == mixed
+    found = joined(mixed, 5)
+    assert len(found) < 10
+    for width, name, batches in ((3, "a", short), (5, "a", long), (3, "b", other)):
+        parts = [b for b in found if b["name"] == name and b["x"].shape[1] == width]
+        rows = torch.cat([part["x"] for part in parts])
+        assert torch.equal(rows, torch.cat([batch["x"] for batch in batches]))
+
+
+def test_what_was_split_is_not_joined():
+    pieces = [Pieces([torch.zeros(1)]) for _ in range(10)]
+    assert joined(pieces, 3) == pieces

@@ -46,6 +46,7 @@ def masks_of(model):
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_zeros_stay_zero_and_the_rest_trains(case, name):
+    torch.manual_seed(0)  # for dropout
     model, batches, loss_fn = case
     optimizer = OPTIMIZERS[name](model.parameters())
     train(model, batches, loss_fn, optimizer, epochs=1)  # momentum before pruning

@@ -392,9 +392,18 @@ def test_stages_choose_their_plan_by_the_calibration_loss(mlp):
     options = QUICK | {"first_order": True}
     report = prune(*mlp, sparsity=0.9, stages=4, **options)
     for stage in report.stages:
-        assert {trial.plan for trial in stage.trials} == {"dense", "dual"}
         assert stage.chosen.loss == min(trial.loss for trial in stage.trials)
         assert stage.solver == stage.chosen.plan
+    first, *others = report.stages
+    assert {trial.plan for trial in first.trials} == {"dense", "dual"}
+    before = first.chosen
+    for stage in others:  # what won before, and one change of it
+        tried = {(trial.plan, trial.ridge): trial for trial in stage.trials}
+        assert len(tried) == 2
+        same, change = tried
+        assert same == (before.plan, before.ridge)
+        assert (change[0] == same[0]) != (change[1] == same[1])
+        before = stage.chosen
 
 
 def test_without_calibration_there_is_one_plan(mlp):

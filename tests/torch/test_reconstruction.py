@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import threading
 
 import pytest
 
@@ -11,6 +12,7 @@ from torch import nn  # noqa: E402
 from chita_torch import prune, refit  # noqa: E402
 from chita_torch.layout import Layout, select  # noqa: E402
 from chita_torch.lockstep import Lockstep  # noqa: E402
+from chita_torch.reconstruction import PASSES  # noqa: E402
 from chita_torch.state import mean_loss, recalibrate_batchnorm  # noqa: E402
 from chita_torch.statistics import collect  # noqa: E402
 
@@ -149,6 +151,43 @@ def test_layers_see_what_the_pruned_network_gives_them(mlp):
             pruned[part.name] = dense[part.name] * 0.5
     assert order == layout.names
     assert_same({n: t for n, t in layout.parameters.items()}, dense)
+
+
+def test_a_thousand_batches_pass_side_by_side_in_a_few_threads(mlp):
+    model, batches, loss_fn = mlp
+    ones = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(x))]
+    models = [copy.deepcopy(model), copy.deepcopy(model)]
+    options = {**QUICK, "ridge": 1e-2, "calibration": 0.0, "samples_per_gradient": 1}
+    most = 0
+
+    def counted(model, batch):
+        nonlocal most
+        most = max(most, threading.active_count())
+        return loss_fn(model, batch)
+
+    for each, given in zip(models, (batches, ones), strict=True):
+        prune(each, given, counted, sparsity=0.7, **options)
+    assert threading.active_count() < 10 < most <= 2 * PASSES + 10
+    for one, other in zip(*(each.parameters() for each in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_no_further_thread_is_a_memory_error_in_words(mlp, monkeypatch):
+    model, batches, loss_fn = mlp
+    before = copy.deepcopy(model.state_dict())
+    start = threading.Thread.start
+
+    def refused(thread):
+        if threading.active_count() > 5:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(MemoryError, match="allows no further thread"):
+            prune(model, batches, loss_fn, sparsity=0.7, **QUICK)
+    assert threading.active_count() < 5
+    assert_same(model.state_dict(), before)
 
 
 def test_the_report_says_how_well_each_layer_was_solved(mlp, conv):

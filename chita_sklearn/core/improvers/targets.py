@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, array_namespace, to_host
-from ..linalg import EPS, cholesky_solve, damped_cholesky, spectrum
+from ..linalg import EPS, Spectrum, cholesky_solve, damped_cholesky, spectrum
 from ..patterns.matroids import Pattern
 from ..problem.many_targets import BlockDiagonal, ManyTargets
 from ..refit.minimum import bounded
@@ -45,6 +45,7 @@ EXCHANGED = 2**26  # numbers in the states of all targets at most: half a gigaby
 LEAST = 1e-6  # share of n F over k that an exchange must gain
 ROUNDS = 20  # of exchanges within and between targets
 FRANK_WOLFE, GRADIENTS = 20, 20  # steps for the bound, and of CG in each
+REFIT_STEPS, REFIT_TOL = 200, 1e-4  # of CG, where factors take more than HEAVY
 
 
 def fit_support(problem: ManyTargets | BlockDiagonal, support: Array) -> Solution:
@@ -65,27 +66,42 @@ def fit_support(problem: ManyTargets | BlockDiagonal, support: Array) -> Solutio
     Notes
     -----
     O(s^3) for each set of s coordinates that targets have, on the host. Where columns
-    depend on each other and mu = 0, the Gram is damped by rounding's share.
+    depend on each other and mu = 0, the Gram is damped by rounding's share. Where
+    mu > 0 and the factors of a layer would take long: conjugate gradients on all of its
+    targets at once, O(t d^2) a step, to residuals of `REFIT_TOL` of the linear terms.
     """
     xp, rows, start = problem.xp, [], 0
-    mask = to_host(support)
     for layer in problem.layers:
-        H = to_host(layer.G) + layer.mu * np.eye(layer.d)
-        C = to_host(layer.C)
-        W = np.zeros((layer.t, layer.d))
-        M = mask[start : start + layer.p].reshape(layer.t, layer.d)
+        here = support[start : start + layer.p]
         start += layer.p
-        alike: dict[bytes, list[int]] = {}
-        for i in range(layer.t):
-            alike.setdefault(M[i].tobytes(), []).append(i)
-        for of in alike.values():
-            S = np.flatnonzero(M[of[0]])
-            if len(S):
-                L, _ = damped_cholesky(H[np.ix_(S, S)], 0.0, overwrite=True)
-                W[np.ix_(np.asarray(of), S)] = cholesky_solve(L, C[of][:, S].T).T
-        rows.append(W.reshape(-1))
-    coef = xp.asarray(np.concatenate(rows), device=problem.device)
+        rows.append(_fit(layer, xp.reshape(here, (layer.t, layer.d))))
+    coef = xp.concat([xp.reshape(row, (-1,)) for row in rows])
     return Solution(coef, support, problem.objective(coef))
+
+
+def _fit(layer: ManyTargets, support: Array) -> Array:
+    """The minimiser on a support of shape (t, d)."""
+    xp, M = layer.xp, to_host(support)
+    alike: dict[bytes, list[int]] = {}
+    for i in range(layer.t):
+        alike.setdefault(M[i].tobytes(), []).append(i)
+    if (
+        layer.mu > 0
+        and sum(int(M[of[0]].sum()) ** 3.0 for of in alike.values()) > HEAVY
+    ):
+        z, zero = xp.astype(support, xp.float64), xp.zeros_like(layer.C)
+        return _relaxed(
+            layer.C, layer.G, layer.mu, z, zero, steps=REFIT_STEPS, tol=REFIT_TOL
+        )
+    H = to_host(layer.G) + layer.mu * np.eye(layer.d)
+    C = to_host(layer.C)
+    W = np.zeros((layer.t, layer.d))
+    for of in alike.values():
+        S = np.flatnonzero(M[of[0]])
+        if len(S):
+            L, _ = damped_cholesky(H[np.ix_(S, S)], 0.0, overwrite=True)
+            W[np.ix_(np.asarray(of), S)] = cholesky_solve(L, C[of][:, S].T).T
+    return xp.asarray(W, device=layer.device)
 
 
 def search_targets(
@@ -136,11 +152,15 @@ def search_targets(
                 spectrum(layer.G),
             )
         )
+    eigenvalues = [block.spectrum.E for block in blocks]
     work = sum(4.0 * layer.t * layer.d**2 for layer in layers)
     slow = n_restarts > 0 and work * sum(each.steps for each in SCHEDULES) <= WORK
     schedules = SCHEDULES[:n_restarts] if slow else FAST
     if work * sum(each.steps for each in FAST) > HEAVY:
         schedules = FASTEST
+        # Half the time; the support is all that is taken from it.
+        top = max(float(xp.max(each.weights)) for each in blocks)
+        blocks = [_narrow(each, top) for each in blocks]
     best, status, tried = solution, Status.CONVERGED, 0
     supports: list[Any] = [] if solution is None else [solution.support]
     supports += schedules
@@ -158,9 +178,7 @@ def search_targets(
             break
     assert best is not None
     steps = FRANK_WOLFE if slow else 0
-    bound = bound_of(
-        problem, pattern, best, steps, [block.spectrum.E for block in blocks]
-    )
+    bound = bound_of(problem, pattern, best, steps, eigenvalues)
     bound = bounded(problem, best.objective, bound, problem.floor)
     best = replace(best, lower_bound=bound)
     text = "slow" if slow else "fast"
@@ -170,6 +188,20 @@ def search_targets(
         n_iter=max(tried, 1),
         status=Status.OPTIMAL if best.gap == 0 else status,
         history=(*best.history, note),
+    )
+
+
+def _narrow(block: Block, top: float) -> Block:
+    """The same in float32, the weights over ``top``."""
+    xp = array_namespace(block.C)
+
+    def narrow(x: Array) -> Array:
+        return xp.astype(x, xp.float32)
+
+    return block._replace(
+        C=narrow(block.C),
+        weights=narrow(block.weights / top),
+        spectrum=Spectrum(narrow(block.spectrum.Q), narrow(block.spectrum.E)),
     )
 
 
@@ -311,10 +343,19 @@ def bound_of(
     return best
 
 
-def _relaxed(C: Array, M: Array, m: float, z: Array, V: Array) -> Array:
+def _relaxed(
+    C: Array,
+    M: Array,
+    m: float,
+    z: Array,
+    V: Array,
+    steps: int = GRADIENTS,
+    tol: float = 0.0,
+) -> Array:
     """About the minimisers of 1/2 v'M v - c'v + m/2 sum v^2 / z, one row each.
 
-    By conjugate gradients in y = v / sqrt(z), all rows at once, from V.
+    By conjugate gradients in y = v / sqrt(z), all rows at once, from V, until all
+    residuals are below ``tol`` of the linear terms in the norm of the preconditioner.
     """
     xp = array_namespace(C)
     root = xp.sqrt(z)
@@ -328,7 +369,10 @@ def _relaxed(C: Array, M: Array, m: float, z: Array, V: Array) -> Array:
     r = root * C - product(y)
     step = scale * r
     left, tiny = xp.sum(r * step, axis=1), 1e-300
-    for _ in range(GRADIENTS):
+    enough = tol**2 * xp.sum(root * C * scale * root * C, axis=1)
+    for _ in range(steps):
+        if tol and bool(xp.all(left <= enough)):
+            break
         moved = product(step)
         rate = left / (xp.sum(step * moved, axis=1) + tiny)
         y = y + rate[:, None] * step
