@@ -587,6 +587,6 @@ def _notes(n_gradients: int, n_rows: int, samples: int) -> tuple[str, ...]:
     if n_rows >= n_gradients:
         return ()
     return (
-        f"n_gradients={n_gradients} was asked for, but the batches hold {n_rows} "
-        f"micro-batches of {samples} samples; no sample is used twice in a stage.",
+        f"{n_rows} gradients, not n_gradients={n_gradients}: the batches hold no more "
+        f"groups of {samples} samples, and none is used twice in a stage.",
     )

@@ -10,7 +10,9 @@ wins by rounding.
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -50,7 +52,7 @@ class _Limit:
         with self._lock:
             self._inside.add(who)
             if self._before is None:
-                self._before = [(blas, blas.get_num_threads()) for blas in _libraries()]
+                self._before = _counts("blas")
                 for blas, _ in self._before:
                     blas.set_num_threads(1)
 
@@ -64,9 +66,19 @@ class _Limit:
                 self._before = None
 
 
+def _counts(api: str) -> list[tuple[Any, int]]:
+    """The libraries of an interface that are loaded, and their numbers of threads."""
+    torch = sys.modules.get("torch")
+    if torch is not None:  # sets its number in a thread when first asked, not before
+        torch.get_num_threads()
+    loaded = _libraries(api, torch is not None)
+    return [(library, library.get_num_threads()) for library in loaded]
+
+
 @cache
-def _libraries() -> list[Any]:
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+def _libraries(api: str, torch: bool) -> list[Any]:
+    """Looked for again once `torch` is imported, which brings its own."""
+    return ThreadpoolController().select(user_api=api).lib_controllers
 
 
 _LIMIT = _Limit()
@@ -77,33 +89,44 @@ class _OneThread:
 
     The limit is one of the process. The first to enter sets it and the last to leave
     puts back what was there, so that fits that overlap do not take each other's limit
-    for the user's. Who is interrupted on the way in or out leaves when deleted.
+    for the user's. That of OpenMP, from which torch takes its threads on the CPU, is
+    one of the thread that calls. Who is interrupted on the way in or out leaves when
+    deleted.
     """
 
     _entered = False
+    _openmp: Sequence[tuple[Any, int]] = ()
 
     def __enter__(self) -> None:
         self._entered = True
         try:
             _LIMIT.enter(id(self))
+            self._openmp = _counts("openmp")
+            for pool, _ in self._openmp:
+                pool.set_num_threads(1)
         except BaseException:
-            _LIMIT.leave(id(self))
+            self._leave()
             raise
 
     def __exit__(self, *_: object) -> None:
         try:
-            _LIMIT.leave(id(self))
+            self._leave()
         except BaseException:
-            _LIMIT.leave(id(self))
+            self._leave()
             raise
         self._entered = False
 
+    def _leave(self) -> None:
+        _LIMIT.leave(id(self))
+        for pool, threads in self._openmp:
+            pool.set_num_threads(threads)
+
     def __del__(self) -> None:
         if self._entered:
-            _LIMIT.leave(id(self))
+            self._leave()
 
 
-def one_blas_thread() -> _OneThread:
+def one_thread() -> _OneThread:
     """Context for a search on small matrices: its products are too small to share.
 
     Waking threads for each costs many times the product on a busy machine.

@@ -17,7 +17,7 @@ import numpy as np
 from .arrays import Array, indices, mask_of, scatter, to_host
 from .deadline import Deadline
 from .improvers.swaps import swaps
-from .linalg import one_blas_thread
+from .linalg import one_thread
 from .patterns.matroids import Cardinality, Including, Pattern
 from .plans import SWAPS_UP_TO, choose, missing, passes
 from .problem.base import Rows
@@ -193,7 +193,7 @@ def _swept_whole(
     """
     xp, known = problem.xp, last.support if start is None and last else start
     limit = 20 * W.pattern.size + 100
-    with one_blas_thread():
+    with one_thread():
         tried = [] if start is not None else [best_start(W)]
         if known is not None and bool(xp.any(known)):
             S = to_host(indices(known))

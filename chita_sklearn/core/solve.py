@@ -13,7 +13,7 @@ from .arrays import Array
 from .deadline import Deadline, OnStep
 from .improvers.near_ties import near_ties
 from .improvers.targets import fit_support
-from .linalg import one_blas_thread
+from .linalg import one_thread
 from .patterns.matroids import Pattern
 from .plans import ENUMERATE_UP_TO, EXACT_UP_TO, PLANS, SOLVERS, choose, passes
 from .refit.backsolve import backsolve, unsolved
@@ -187,9 +187,9 @@ def _status(status: Status, optimal: bool, late: bool) -> Status:
 
 
 def few_threads(problem: Any) -> AbstractContextManager[None]:
-    """One thread of BLAS where products with A are too small to share."""
+    """One thread where products with A are too small to share."""
     small = problem.p * getattr(problem, "n_rows", problem.p) <= SHARED_FROM
-    return one_blas_thread() if small else nullcontext()
+    return one_thread() if small else nullcontext()
 
 
 def _given(problem: Any, pattern: Pattern, start: Array | None) -> Solution | None:

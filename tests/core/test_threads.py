@@ -1,7 +1,8 @@
-"""The threads of BLAS after a search are those of before it, however it ended."""
+"""The threads of BLAS and OpenMP after a search are those of before it."""
 
 import gc
 import linecache
+import subprocess
 import sys
 import threading
 
@@ -11,27 +12,28 @@ from threadpoolctl import ThreadpoolController
 
 from chita_sklearn import ChitaRegressor
 from chita_sklearn.core import Cardinality, linalg, solve
-from chita_sklearn.core.linalg import one_blas_thread
+from chita_sklearn.core.linalg import one_thread
 
-BLAS = ThreadpoolController().select(user_api="blas")
+POOLS = ThreadpoolController()
+BLAS = POOLS.select(user_api="blas")
 
 
 def threads():
-    return [library.num_threads for library in BLAS.lib_controllers]
+    return [library.num_threads for library in POOLS.lib_controllers]
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    with BLAS.limit(limits=2):
+    with POOLS.limit(limits=2):
         if set(threads()) != {2}:
-            pytest.skip("BLAS has no limit to set here")
+            pytest.skip("some library has no limit to set here")
         yield
 
 
 def test_within_there_is_one_and_afterwards_what_was_before():
-    with one_blas_thread():
+    with one_thread():
         assert set(threads()) == {1}
-        with one_blas_thread():
+        with one_thread():
             assert set(threads()) == {1}
         assert set(threads()) == {1}
     assert set(threads()) == {2}
@@ -57,7 +59,7 @@ def test_fits_that_overlap_leave_the_limit_of_before():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_what_is_raised_within_ends_the_limit(error):
-    with pytest.raises(error), one_blas_thread():
+    with pytest.raises(error), one_thread():
         raise error
     assert set(threads()) == {2}
 
@@ -66,7 +68,7 @@ def test_an_interrupt_on_the_way_in_or_out_ends_the_limit():
     """At the first line of `__exit__`, and after the first library was limited."""
 
     def interrupted_going_out():
-        limit = one_blas_thread()
+        limit = one_thread()
         limit.__enter__()
         raise KeyboardInterrupt  # before `__exit__` could do anything
 
@@ -85,7 +87,7 @@ def test_an_interrupt_on_the_way_in_or_out_ends_the_limit():
                 raise KeyboardInterrupt
 
         patch.setattr(library, "set_num_threads", interrupted)
-        with pytest.raises(KeyboardInterrupt), one_blas_thread():
+        with pytest.raises(KeyboardInterrupt), one_thread():
             pass  # pragma: no cover
     gc.collect()
     assert set(threads()) == {2}
@@ -111,7 +113,7 @@ def interrupted_at(step):
     before = sys.gettrace()
     try:
         sys.settrace(trace)
-        with one_blas_thread():
+        with one_thread():
             pass
     except KeyboardInterrupt:
         return True
@@ -123,7 +125,7 @@ def interrupted_at(step):
 # One that comes while what is deleted leaves cannot be raised from there.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interruption_at_any_line_of_it_leaves_the_limits_as_they_were():
-    with one_blas_thread():  # libraries are looked for once
+    with one_thread():  # libraries are looked for once
         pass
     steps = 0
     while interrupted_at(steps + 1):
@@ -132,7 +134,7 @@ def test_an_interruption_at_any_line_of_it_leaves_the_limits_as_they_were():
         assert set(threads()) == {2}, steps
         assert not linalg._LIMIT._lock._is_owned(), steps
     assert steps > 20
-    with one_blas_thread():
+    with one_thread():
         assert set(threads()) == {1}
     assert set(threads()) == {2}
 
@@ -142,16 +144,39 @@ def test_a_small_fit_has_one_thread_from_its_first_product_on(solver, monkeypatc
     from chita_sklearn.core.problem.least_squares import LeastSquares
 
     seen = set()
-    original = LeastSquares.reduced
+    original = LeastSquares.qr_compressed
 
     def watched(self, passes):
         seen.update(threads())
         return original(self, passes)
 
-    monkeypatch.setattr(LeastSquares, "reduced", watched)
+    monkeypatch.setattr(LeastSquares, "qr_compressed", watched)
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((60, 40)), rng.standard_normal(60)
     problem = LeastSquares(X, y, ridge=0.1)
     solve(problem, Cardinality(5), solver=solver)
     assert seen == {1}
     assert set(threads()) == {2}
+
+
+LATE = """
+import numpy as np
+from chita_sklearn import ChitaRegressor
+from chita_sklearn.core.linalg import one_thread
+
+ChitaRegressor(1).fit(np.eye(3), np.arange(3.0))
+import torch
+
+torch.set_num_threads(2)
+with one_thread():
+    within = torch.get_num_threads()
+print(within, torch.get_num_threads())
+"""
+
+
+def test_torch_has_one_thread_too_where_it_is_imported_after_the_first_fit():
+    pytest.importorskip("torch")
+    ran = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["1", "2"]

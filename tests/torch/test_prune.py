@@ -315,7 +315,7 @@ def test_a_layer_that_the_loss_ignores_warns(mlp):
 def test_fewer_rows_are_reported(mlp):
     report = prune(*mlp, sparsity=0.5, **{**FIXED, "n_gradients": 1000})
     assert report.stages[0].n_rows == 54
-    assert "n_gradients=1000 was asked for, but the batches hold 54" in report.notes[0]
+    assert "54 gradients, not n_gradients=1000" in report.notes[0]
     assert report.notes[0] in str(report)
 
 

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array, indices, mask_of, on_host, to_host
-from ..linalg import Spectrum, one_blas_thread, spectrum, spectrum_of_rows
+from ..linalg import Spectrum, one_thread, spectrum, spectrum_of_rows
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from ..problem.space import Space
@@ -207,13 +207,13 @@ def admm_start(
         starts.append(to_host(indices(mask)))
     tried = len(starts)
     if W is not None and pattern.size <= FORWARD_UP_TO:
-        with one_blas_thread():
+        with one_thread():
             starts.append(best_start(W))
     for S in starts:
         if W is None:
             supports.append(S)
             continue
-        with one_blas_thread():
+        with one_thread():
             S, value, _ = improve(W, S, 20 * pattern.size + 100)
         if value > most:
             supports, most = [S], value

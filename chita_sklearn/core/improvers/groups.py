@@ -20,7 +20,7 @@ import numpy as np
 from ..arrays import Array, to_host
 from ..deadline import OnStep, asked
 from ..initial import metric
-from ..linalg import one_blas_thread
+from ..linalg import one_thread
 from ..patterns.groups import Groups
 from ..refit.backsolve import backsolve, unsolved
 from ..search.groups import GroupSearch
@@ -86,7 +86,7 @@ def search_groups(
         groups = _promising(problem, pattern, labels, w, U, room)
         search, groups = _working_set(base, problem, pattern, labels, groups)
         local, before = np.searchsorted(groups, U), U
-        with one_blas_thread():
+        with one_thread():
             local, value, n = search.improve(local, 20 * pattern.k + 100)
             moves += n
             while failed < n_restarts and not stopped and _loose(search, local):

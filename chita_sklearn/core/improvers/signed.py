@@ -23,7 +23,7 @@ import numpy as np
 from ..arrays import Array, cast_block, indices, mask_of, scatter, to_host, top_k_mask
 from ..deadline import OnStep, asked
 from ..initial import metric
-from ..linalg import one_blas_thread
+from ..linalg import one_thread
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import unsolved
@@ -97,7 +97,7 @@ def search_signed(
             W, to_host(xp.take(signs, xp.asarray(members, device=problem.device)))
         )
         before, local = S, np.searchsorted(members, S)
-        with one_blas_thread():
+        with one_thread():
             local, value, n = cone.improve(local, 20 * k + 100)
             swaps += n
             while failed < n_restarts and not stopped and 0 < len(local) < len(members):

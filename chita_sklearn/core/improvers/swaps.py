@@ -24,7 +24,7 @@ from ..arrays import (
 )
 from ..deadline import OnStep, asked
 from ..initial import metric
-from ..linalg import inverse, one_blas_thread
+from ..linalg import inverse, one_thread
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
@@ -96,7 +96,7 @@ def swaps(
         inside, outside = solution.fixed
     if solution is None:
         W = _first_working_set(problem, pattern, g, room)
-        with one_blas_thread():
+        with one_thread():
             S = W.members[best_start(W)]
     else:
         S, W = to_host(indices(solution.support)), None
@@ -120,7 +120,7 @@ def swaps(
             members = _next_members(problem, pattern, S, gain, room)
             W = WorkingSet(problem, pattern, members, g, inside)
         S_W = np.searchsorted(W.members, S)
-        with one_blas_thread():
+        with one_thread():
             local, _, n = improve(W, S_W, max_swaps=20 * k + 100)
             n_swaps += n
             stopped = stop(W.members[local])
