@@ -153,8 +153,9 @@ class ChitaRegressorCV(ChitaRegressor):
         How to search for the supports; see :class:`ChitaRegressor`.
 
     n_restarts : int, default=10
-        The searches on all data end after so many consecutive restarts without
-        improvement. On folds, which are for telling pairs apart, there are none.
+        The search on all data ends after so many consecutive restarts without
+        improvement. On folds, which are for telling pairs apart, and for other k on
+        `path_`, there are none; with a criterion, each k is searched like that.
 
     max_iter : int, default=100
         Largest number of iterations of each descent.
@@ -215,7 +216,8 @@ class ChitaRegressorCV(ChitaRegressor):
         Its mean score, or minus its criterion.
 
     path_ : ChitaPath
-        The solutions on all data for all k at the chosen ridge.
+        The solutions on all data for all k at the chosen ridge; with ``criterion="cv"``
+        from a search without restarts, but for the chosen k.
 
     coef_ : array of shape (n_features,)
         Coefficients of the chosen pair on all data.
@@ -676,11 +678,15 @@ class ChitaRegressorCV(ChitaRegressor):
 
         if self.criterion == "cv":
             grid, fitted, loss = self._by_folds(folds, grid, effort, done, clock)
-            problem, ridge = (
-                whole().with_target(ridge=fitted["ridge_"]),
-                fitted["ridge_"],
+            ridge = fitted["ridge_"]
+            problem = whole().with_target(ridge=ridge)
+            path = search(
+                problem,
+                grid.ks,
+                ridge=ridge,
+                time_limit=clock.share(1),
+                restarted=[fitted["k_"]],
             )
-            path = search(problem, grid.ks, ridge=ridge, time_limit=clock.share(1))
         else:
             room = n_rows - bool(self.fit_intercept)
             problem = whole()

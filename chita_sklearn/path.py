@@ -398,8 +398,8 @@ def path_of(
 ) -> ChitaPath:
     """Solve a problem for each of `ks`, ascending; the statistics are in units of F.
 
-    `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, max_iter, tol,
-    time_limit.
+    `effort` is what `solve_path` takes: pattern_of, solver, n_restarts, restarted,
+    max_iter, tol, time_limit.
     """
     solutions = solve_path(problem, ks, random_state=seed, **effort)
     return _as_path(problem, ks, solutions, ridge)

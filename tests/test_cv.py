@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 import sys
 import warnings
 
@@ -160,6 +161,7 @@ def test_the_last_fit_is_the_path_on_all_data(data):
     assert_array_equal(model.path_.coefs, path.coefs)
     assert_array_equal(model.coef_, path.coefs[:, t])
     assert_array_equal(model.support_, path.supports[t])
+
     assert model.intercept_ == path.intercepts[t]
     for ours, theirs in (
         ("objective_", path.objectives),
@@ -173,6 +175,19 @@ def test_the_last_fit_is_the_path_on_all_data(data):
     assert_allclose(model.predict(X), single.predict(X))
     assert_array_equal(model.get_support(), single.get_support())
     assert model.solver_history_ == path.histories[t]
+
+
+def test_on_all_data_the_chosen_k_alone_is_searched_with_restarts():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 80))
+    y = X[:, :3] @ [1.0, -2.0, 1.5] + rng.standard_normal(100)
+    model = ChitaRegressorCV([2, 3, 5], 0.1, random_state=0).fit(X, y)
+    restarts = [
+        [line for line in history if re.search(r"restarts: [1-9]", line)]
+        for history in model.path_.histories
+    ]
+    done = {k: bool(lines) for k, lines in zip((2, 3, 5), restarts, strict=True)}
+    assert done == {k: k == model.k_ for k in (2, 3, 5)}
 
 
 def test_the_planted_support_is_found():

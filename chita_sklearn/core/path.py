@@ -8,7 +8,7 @@ exchanges wherever that leads below what is known, up and down until nothing cha
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,7 @@ def solve_path(
     bounds: bool = True,
     solver: str = "auto",
     n_restarts: int = 10,
+    restarted: Container[int] | None = None,
     max_iter: int = 100,
     tol: float = 1e-3,
     time_limit: float | None = None,
@@ -63,6 +64,9 @@ def solve_path(
         The plan for each k, as in `solve`.
     n_restarts : int, default=10
         As in `solve`.
+    restarted : collection of int, or None, default=None
+        The k whose searches restart, where the others are there to be looked at; None
+        for all of them.
     max_iter : int, default=100
         As in `solve`; also the rounds up and down along k at most.
     tol : float, default=1e-3
@@ -77,7 +81,8 @@ def solve_path(
     -------
     list of Solution
         One for each k. No objective is above that of a single `solve` with the same
-        options by more than a share of `BETTER`, and none is above that of a smaller k.
+        options (and the same restarts) by more than a share of `BETTER`, and none is
+        above that of a smaller k.
 
     Notes
     -----
@@ -96,7 +101,10 @@ def solve_path(
     cost = sum(passes(problem, pattern) for pattern in patterns)
     with few_threads(problem):
         clock = Deadline(time_limit)
-        path = _Path(problem.qr_compressed(cost), ks, patterns, options, clock)
+        part = problem.qr_compressed(cost)
+        path = _Path(
+            part, ks, patterns, options, clock, ks if restarted is None else restarted
+        )
         path.exchange(max_iter)
         return path.implied()
 
@@ -240,8 +248,10 @@ class _Path:
         patterns: list[Pattern],
         options: dict[str, Any],
         clock: Deadline,
+        restarted: Container[int],
     ) -> None:
         self._problem, self._ks, self._options = problem, ks, options
+        self._restarted = restarted
         self._clock = clock
         self._patterns = patterns
         names = [choose(problem, pattern, options["solver"])[0] for pattern in patterns]
@@ -262,8 +272,10 @@ class _Path:
             # time here, and their rounding could lead to another answer.
             problem = copy.copy(problem)
             problem.grams = []
-        limit = self._clock.share(len(self._ks) - i)
-        return solve(problem, self._patterns[i], time_limit=limit, **self._options)
+        options = self._options | {"time_limit": self._clock.share(len(self._ks) - i)}
+        if self._ks[i] not in self._restarted:
+            options["n_restarts"] = 0
+        return solve(problem, self._patterns[i], **options)
 
     def exchange(self, limit: int) -> None:
         """Go up and down along k until no neighbour helps any more."""
