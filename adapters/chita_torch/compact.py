@@ -10,7 +10,7 @@ Both make more of it possible further up and down, so this is repeated until not
 goes. BatchNorm is folded into the layer before it first. This is done on the graph of
 the model (`torch.fx`), where it can be traced, and goes no further than additions,
 concatenations and norms. What nobody reads beyond these, such as a channel that all
-blocks of a residual network share, is found by running the model (`units`).
+blocks of a residual network share, is found by running the model (`tracing`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from .attention import loosen
 from .batches import Pieces, n_samples
 from .layout import Layout
-from .units import cut, find_families, has_zero_columns, is_read
+from .slicing import cut
+from .tracing import find_families
+from .units import has_zero_columns, is_read
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, *_CONVOLUTIONS)

@@ -54,7 +54,8 @@ from .report import Stage, Trial, UnitsReport
 from .stage import descend, without_gradient
 from .statistics import Moments, place
 from .targets import ROUNDING, Target, kept, sparsity_on_the_way
-from .units import Family, Unit, find_families, kept_by, n_rows_of
+from .tracing import find_families
+from .units import Family, Unit, kept_by, n_rows_of
 
 EXCHANGED = 1000  # columns up to which units are exchanged
 EXCHANGES = 50  # in each family, at most

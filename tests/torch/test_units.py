@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from chita_torch import GradualPruner, compact, keep_pruned, prune  # noqa: E402
 from chita_torch.attention import FewerHeads  # noqa: E402
 from chita_torch.layout import Layout  # noqa: E402
-from chita_torch.units import find_families  # noqa: E402
+from chita_torch.tracing import find_families  # noqa: E402
 
 
 def loss_fn(model, batch):
