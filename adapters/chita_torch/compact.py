@@ -123,8 +123,8 @@ def compact(
     Units go whose weights, in or out, are all zero. From 90 % sparsity on there are
     some; ``prune(..., pattern="units")`` makes them. Layers that are used more than
     once, or in groups (but for depthwise ones), keep all. Units that are added to
-    others (residuals) go where nobody reads any of them. Time: a forward pass of one
-    sample for each unit, where columns of weights are zero.
+    others (residuals) go where nobody reads any of them. Time: a forward pass of two
+    samples for each unit, where columns of weights are zero.
 
     Examples
     --------

@@ -122,7 +122,7 @@ class ByUnits:
             for family, gone in zip(self.families, self._gone, strict=True)
         ]
         numbers = self._numbers(target, fraction, removals, [*moments])
-        self._choose(problems, numbers)
+        self._choose(problems, numbers, removals)
         mask = kept_by(self._all_gone(), layout)
         divided = perf_counter() - start - seconds
         trials, chosen, found = self._solve(moments, mask, present)
@@ -252,15 +252,23 @@ class ByUnits:
         of = dict(zip(self._layout.names, shares, strict=True))
         return [of[name] for name in family.writers]
 
-    def _choose(self, problems: _Problems, numbers: Sequence[int]) -> None:
+    def _choose(
+        self,
+        problems: _Problems,
+        numbers: Sequence[int],
+        removals: Sequence[Removal],
+    ) -> None:
         """Choose that many units of each family, from the last to the first."""
         for i in range(len(self.families) - 1, -1, -1):
             family, before = self.families[i], self._gone[i]
             k = len(family) - numbers[i]
             if numbers[i] > len(before):
                 search, left = problems.search(family, before, k)
-                order, _ = search.backward()
-                U = np.sort(order[len(left) - k :])
+                if problems.changed(family):
+                    order, _ = search.backward()
+                    U = np.sort(order[len(left) - k :])
+                else:
+                    U = np.searchsorted(left, np.sort(removals[i].order[numbers[i] :]))
                 if len(search.H) <= EXCHANGED:
                     U, _, _ = search.improve(U, EXCHANGES)
                 self._gone[i] = set(range(len(family))) - {left[u] for u in U}
@@ -361,6 +369,12 @@ class _Problems:
                 self._rows.setdefault(name, set()).update(index)
             for part, index in unit.columns.items():
                 self._columns.setdefault(part, set()).update(index)
+
+    def changed(self, family: Family) -> bool:
+        """Whether anything was left out of the layers that read a family."""
+        return any(
+            part in self._columns or part.name in self._rows for part in family.readers
+        )
 
     def search(
         self, family: Family, gone: set[int], k: int

@@ -35,7 +35,7 @@ from .layout import Layout
 from .slicing import Whole, cut
 from .units import Family, Indices, Unit, kept_by
 
-COPIES = 64  # rows made nan at a time, each in a copy of a sample
+COPIES = 64  # of a sample; all but one have a row made nan each
 ALIKE = 1e-4  # relative difference of two losses that count as the same
 
 
@@ -173,6 +173,9 @@ class _Graph:
     def number(self, kind: str, where: Any, index: int) -> int:
         return self.numbers.setdefault((kind, where, index), len(self.numbers))
 
+    def fix(self, kind: str, where: Any, indices: Iterable[int]) -> None:
+        self.fixed.update(self.number(kind, where, index) for index in indices)
+
     def units(self) -> Iterator[Unit]:
         """Those that are fed and read, and that nothing fixes."""
         n = len(self.numbers)
@@ -206,7 +209,7 @@ def find_families(
     forward : callable
         ``forward(model, batch)`` runs the model; what it returns is the output.
     batch : batch
-        Its first samples are run: one, if that runs every layer that the batch does.
+        Its first samples are run: two, if these run every layer that the batch does.
     layout : Layout
         Weights whose rows and columns may go. Others are watched, and fix the units
         that they feed or read.
@@ -220,7 +223,7 @@ def find_families(
 
     Notes
     -----
-    Time: a forward pass of one sample for each row of weights.
+    Time: a forward pass of two samples for each row of weights.
     """
     watched = _watched(model, layout)
     batch = _enough(model, forward, batch, watched)
@@ -283,7 +286,7 @@ def _enough(
 ) -> Tree:
     """As many of the first samples as it takes to run all layers that the batch runs.
 
-    Most often one; experts are run by some samples and not by others.
+    Most often two (one has no variance); experts are run by some samples only.
     """
 
     def run(n: int) -> set[Part]:
@@ -292,7 +295,8 @@ def _enough(
             forward(model, _first(batch, n))
         return {its.part for its in tracer.seen if its.output.numel()}
 
-    size, n = n_samples(batch), 1
+    size = n_samples(batch)
+    n = min(2, size)
     every = run(size)
     while n < size and run(n) != every:
         n = min(2 * n, size)
@@ -319,40 +323,50 @@ def _trace(
     def run(writer: int, rows: range) -> tuple[_Tracer, bool]:
         tracer = _Tracer(watched, norms, copies, seen)
         tracer.writer, tracer.rows = writer, rows
-        with torch.no_grad(), tracer:
-            out = forward(model, several)
+        try:
+            with torch.no_grad(), tracer:
+                out = forward(model, several)
+        except Exception as error:
+            error.add_note(
+                "chita_torch ran the model with one output nan, to see who reads it."
+            )
+            raise
         return tracer, any(bool(t.isnan().any()) for t in _floats(out))
 
     run(-1, range(0))
-    graph, chosen = _Graph(), set(layout.names)
-    uses = Counter(its.part.name for its in seen)
-    parts = Counter(its.part for its in seen)
+    graph, movable = _Graph(), _movable(seen, set(layout.names))
+    step = max(copies - 1, 1)  # one copy stays clean: samples must not mix
     for number, its in enumerate(seen):
-        part = its.part
-        free = part.name in chosen and parts[part] == 1
-        free &= uses[part.name] == len({p for p in parts if p.name == part.name})
-        grouped = part.groups > 1 and not its.depthwise
-        if its.depthwise:
-            kind, n = "rows", part.stop - part.start
-        else:
-            kind, n = "columns", its.n_inputs
-        if grouped or not free:
-            where = part.name if its.depthwise else part
-            graph.fixed.update(graph.number(kind, where, i) for i in range(n))
-        if its.depthwise:
+        part, fixed = its.part, its.part.name not in movable
+        if its.depthwise:  # its rows go with what it filters
+            if fixed:
+                graph.fix("rows", part.name, range(part.start, part.stop))
             continue
-        fixed = grouped or not free
-        length = part.stop - part.start
-        for first in range(0, length, copies):
-            rows = range(first, min(first + copies, length))
-            tracer, escaped = run(number, rows)
-            own = [graph.number("rows", part.name, part.start + row) for row in rows]
+        if fixed:
+            graph.fix("columns", part, range(its.n_inputs))
+        for first in range(part.start, part.stop, step):
+            rows = range(first, min(first + step, part.stop))
+            tracer, escaped = run(
+                number, range(first - part.start, rows.stop - part.start)
+            )
+            own = [graph.number("rows", part.name, row) for row in rows]
             if escaped or fixed:
-                graph.fixed.update(own)
+                graph.fix("rows", part.name, rows)
             for i, kind, where, index in tracer.reached:
-                if i < len(own):
-                    graph.edges.append((own[i], graph.number(kind, where, index)))
+                if i >= len(own):
+                    raise _Misaligned
+                graph.edges.append((own[i], graph.number(kind, where, index)))
     return graph, list(dict.fromkeys(its.part for its in seen))
+
+
+def _movable(seen: list[_Seen], chosen: set[str]) -> set[str]:
+    """Chosen weights that are used once, and whose rows and columns go one by one."""
+    uses = Counter(its.part.name for its in seen)
+    parts = Counter(part.name for part in {its.part for its in seen})
+    grouped = {
+        its.part.name for its in seen if its.part.groups > 1 and not its.depthwise
+    }
+    return {name for name in chosen - grouped if uses[name] == parts[name]}
 
 
 def _floats(tree: Any) -> list[Tensor]:

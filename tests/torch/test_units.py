@@ -381,6 +381,44 @@ def test_units_that_others_see_too_stay(kind):
     assert found == {(("inner.weight",), ("last.weight",)): 6}
 
 
+class Mixing(nn.Module):
+    """BatchNorm by the statistics of the batch: samples are not apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 63), nn.Linear(63, 3)
+        self.norm = nn.BatchNorm1d(63, track_running_stats=False)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+def test_samples_may_mix():
+    assert set(families_of(Mixing(), data((6,))).values()) == {63}
+
+
+class Checking(nn.Module):
+    """Looks for nan itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        out = self.net[1](self.net[0](x))
+        if out.isnan().any():
+            msg = "nan!"
+            raise ValueError(msg)
+        return self.net[2:](out)
+
+
+def test_a_model_that_refuses_nan_is_told_where_it_came_from():
+    model = Checking()
+    with pytest.raises(ValueError, match="nan!") as caught:
+        pruned(model, data((7,)), sparsity=0.5)
+    assert "one output nan" in caught.value.__notes__[0]
+
+
 class SequenceFirst(nn.Module):
     """Copies of a sample do not come first inside."""
 

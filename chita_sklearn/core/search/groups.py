@@ -130,7 +130,7 @@ class GroupSearch:
             U = np.append(U, G)
         return np.sort(U)
 
-    def backward(self, at_once: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    def backward(self, at_once: int = 64) -> tuple[np.ndarray, np.ndarray]:
         """Remove group after group, each time the one that explains least.
 
         Of more than ``at_once`` groups several go together.
