@@ -42,7 +42,7 @@ def cut(model: nn.Module, units: Iterable[Unit], layout: Layout) -> None:
         _cut_weight(model, slot, rows.get(name, set()), gone)
     for name, gone in norms.items():
         norm: Any = model.get_submodule(name)
-        kept = _kept(norm.num_features, gone, norm.running_mean)
+        kept = _kept(norm.num_features, gone)
         for tensors in (norm._parameters, norm._buffers):
             for own, tensor in tensors.items():
                 if tensor is not None and tensor.ndim:
@@ -71,7 +71,7 @@ def _cut_weight(
         module.groups -= len(rows) // each
     for index, along in ((rows, others), (columns, axis)):
         if index:
-            kept = _kept(weight.shape[along], index, weight)
+            kept = _kept(weight.shape[along], index)
             weight = _taken(weight, along, kept)
             if along == others and module._parameters.get("bias") is not None:
                 module._parameters["bias"] = _taken(module.bias, 0, kept)
@@ -82,13 +82,14 @@ def _cut_weight(
                 setattr(module, name, getattr(module, name) - gone)
 
 
-def _kept(n: int, gone: set[int], like: Tensor) -> Tensor:
-    return torch.tensor([i for i in range(n) if i not in gone], device=like.device)
+def _kept(n: int, gone: set[int]) -> list[int]:
+    return [i for i in range(n) if i not in gone]
 
 
-def _taken(tensor: Tensor, axis: int, index: Tensor) -> Tensor:
+def _taken(tensor: Tensor, axis: int, kept: list[int]) -> Tensor:
     """Some slices of a parameter or buffer, of the same kind."""
-    some = tensor.detach().index_select(axis, index).clone()
+    index = torch.tensor(kept, device=tensor.device)
+    some = tensor.detach().index_select(axis, index)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(some, requires_grad=tensor.requires_grad)
     return some

@@ -26,6 +26,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .attention import heads_of
 from .batches import Pieces, Tree, map_tensors, n_samples, tensors_of
@@ -72,9 +73,9 @@ class _Tracer(Watch):
     ) -> Any:
         out = super().__torch_function__(func, types, args, kwargs)
         if func is F.batch_norm and not self.clean:
-            mean = args[1] if len(args) > 1 else (kwargs or {}).get("running_mean")
-            name = None if mean is None else self._norms.get(mean.data_ptr())
-            if name is not None:
+            given = [*args[1:4], *(kwargs or {}).values()]
+            own = [x.data_ptr() for x in given if isinstance(x, Tensor)]
+            for name in {self._norms[each] for each in own if each in self._norms}:
                 self._note("norms", name, self._nan(args[0], 1))
         if func is F.scaled_dot_product_attention and not self.clean:
             q, k, v = args[:3] if len(args) > 2 else ((kwargs or {})[n] for n in _QKV)
@@ -313,9 +314,11 @@ def _trace(
 ) -> tuple[_Graph, list[Part]]:
     """What every row reaches; the parts in the order in which they run."""
     norms = {
-        m.running_mean.data_ptr(): name
-        for name, m in model.named_modules()
-        if isinstance(getattr(m, "running_mean", None), Tensor)
+        tensor.data_ptr(): name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for tensor in (module.running_mean, module.weight)
+        if tensor is not None
     }
     seen: list[_Seen] = []
     several = _copies(batch, copies)
