@@ -161,7 +161,6 @@ def test_the_last_fit_is_the_path_on_all_data(data):
     assert_array_equal(model.path_.coefs, path.coefs)
     assert_array_equal(model.coef_, path.coefs[:, t])
     assert_array_equal(model.support_, path.supports[t])
-
     assert model.intercept_ == path.intercepts[t]
     for ours, theirs in (
         ("objective_", path.objectives),
