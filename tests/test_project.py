@@ -370,3 +370,10 @@ def test_the_scripts_that_type_checkers_read_run(name, tmp_path):
         command, env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_picture_of_the_house_names_every_room_of_the_core():
+    picture = (ROOT / "docs" / "_static" / "house.svg").read_text()
+    core = ROOT / "chita_sklearn" / "core"
+    rooms = {path.stem for path in core.rglob("*.py")} - {"__init__"}
+    assert {room for room in rooms if not re.search(rf"\b{room}\b", picture)} == set()
