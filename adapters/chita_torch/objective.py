@@ -66,9 +66,10 @@ class ByLoss:
     Tried are the layers' reconstruction, a step by gradients after it, in stages a step
     by gradients instead of it, and the largest weights as they are: of the present
     network, and, where the final sparsity is reached, of the dense one. So what is left
-    never has a higher calibration loss than magnitude pruning leaves. What gradients
-    have trained is what the next stage reconstructs. On the way to the final sparsity,
-    what has lost clearly is not tried in the next stage.
+    never has a higher calibration loss than magnitude pruning leaves. What is
+    reconstructed is the network of the least loss so far: the dense one, or what
+    gradients have made of it. On the way to the final sparsity, what has lost clearly
+    is not tried in the next stage.
 
     Parameters
     ----------
@@ -98,15 +99,15 @@ class ByLoss:
         self._search: Search | None = None
         if search is not None:  # of one stage the step is but a candidate
             self._search = replace(search, fine=setting.staged)
-        self._trained = False
+        self._least = math.inf  # the loss of the network that is reconstructed
         self._sits_out = False  # a step by gradients instead of the reconstruction
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
         """Try all; leave the model at the best."""
         layout, pattern, last = target.layout, target.at(fraction), fraction == 1
         start = layout.gather()
-        if self._trained:
-            self._reconstruction.dense = start
+        if loss < self._least:
+            self._least, self._reconstruction.dense = loss, start
         found: dict[str, tuple[Stage, Tensor, Tensor]] = {}
         losses: dict[str, float] = {}
 
@@ -141,8 +142,6 @@ class ByLoss:
             )
             raise ValueError(msg)
         stage, mask, weights = found[taken]
-        trained = "gradients" in taken and stage.chosen.step > 0
-        self._trained = self._trained or trained
         layout.scatter(weights)
         stages = [each for each, _, _ in found.values()]
         stage = replace(

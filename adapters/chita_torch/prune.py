@@ -56,6 +56,8 @@ from .targets import Schedule, join_targets, make_targets, schedule_fractions
 
 logger = logging.getLogger(__name__)
 
+MANY_STAGES = 10
+
 
 def prune(
     model: nn.Module,
@@ -215,7 +217,8 @@ def prune(
         :math:`\mu_l` is ``ridge`` times the mean of the diagonal of :math:`H_l`; "auto"
         starts at 0.01 and moves by powers of ten that gain 5 % of that loss, in the
         first stage and where the final sparsity is reached. By gradients each stage
-        after the first tries what won before, and one change of ridge or solver.
+        after the first tries what won before, and changes of ridge or solver as long as
+        they gain: all of them, or of ten stages and more one after the other.
     solver : str, default="auto"
         By gradients, a plan of `chita_sklearn.core.solve`. "auto" is "dual" (with a
         proven gap) where there is a ridge; of several stages, each takes "dual" or
@@ -335,6 +338,8 @@ def prune(
     search = Search(
         ridge=None if ridge == "auto" else check_ridge(ridge),
         first_order=None if isinstance(first_order, str) else first_order,
+        # Of many stages each is a small step, and what is best moves little.
+        patience=1 if stages + extra_stages >= MANY_STAGES else 3,
     )
     choosing = objective == "gradients" and None in (search.ridge, search.first_order)
     if calibration == 0 and choosing:

@@ -68,14 +68,15 @@ class Search:
     loss rises with it: near a minimum it is mostly noise. The ridges with and without
     it are orders apart.
 
-    What is best moves little from stage to stage: each after the first begins with what
-    won before and tries one change of it, going on with it where it gains, and with
-    another in the next stage where it does not.
+    Each stage after the first begins with what won before and changes the plan or the
+    ridge, one at a time, until `patience` changes in a row have not gained. The next
+    stage goes on with the change after these.
     """
 
     ridge: float | None  # None: to be chosen
     first_order: bool | None
     fine: bool = True  # whether by half powers of ten in the end
+    patience: int = 3
     # The plan and ridge of the stage before, with the first-order term and without.
     last: dict[bool, tuple[str, float]] = field(default_factory=dict, init=False)
     _turn: int = field(default=0, init=False)  # which change is tried next
@@ -130,21 +131,28 @@ class Search:
         plans: Sequence[str],
         first_order: bool,
     ) -> tuple[tuple[str, float], float]:
-        """Return the better of what won before and one change of it, and its loss."""
-        plan, ridge = found = self.last[first_order]
-        least = loss_at(plan, ridge)
+        """Return the best of what won before and changes of it, and its loss."""
+        found = self.last[first_order]
+        least, failed = loss_at(*found), 0
+        while failed < self.patience and (changes := self._changes(found, plans)):
+            change = changes[self._turn % len(changes)]
+            loss = loss_at(*change)
+            if loss < least:
+                found, least, failed = change, loss, 0
+            else:
+                failed, self._turn = failed + 1, self._turn + 1
+        return found, least
+
+    def _changes(
+        self, found: tuple[str, float], plans: Sequence[str]
+    ) -> list[tuple[str, float]]:
+        """What differs from a plan and ridge in one of them."""
+        plan, ridge = found
         changes = [(other, ridge) for other in plans if other != plan]
         if self.ridge is None:
             root = math.sqrt(10.0)
             changes += [(plan, ridge * root), (plan, ridge / root)]
-        if changes:
-            change = changes[self._turn % len(changes)]
-            loss = loss_at(*change)
-            if loss < least:
-                found, least = change, loss
-            else:
-                self._turn += 1
-        return found, least
+        return changes
 
     def _refine(
         self, loss_at: Callable[[float], float], ridge: float, least: float

@@ -397,13 +397,28 @@ def test_stages_choose_their_plan_by_the_calibration_loss(mlp):
     first, *others = report.stages
     assert {trial.plan for trial in first.trials} == {"dense", "dual"}
     before = first.chosen
-    for stage in others:  # what won before, and one change of it
-        tried = {(trial.plan, trial.ridge): trial for trial in stage.trials}
-        assert len(tried) == 2
-        same, change = tried
-        assert same == (before.plan, before.ridge)
-        assert (change[0] == same[0]) != (change[1] == same[1])
+    for stage in others:  # what won before, then each with one change of the best
+        (plan, ridge), *_ = tried = [(t.plan, t.ridge) for t in stage.trials]
+        assert (plan, ridge) == (before.plan, before.ridge)
+        assert {p for p, _ in tried} == {"dense", "dual"}
+        assert len({r for _, r in tried}) >= 3
         before = stage.chosen
+
+
+def test_of_many_stages_each_tries_one_change_that_does_not_gain(mlp):
+    options = QUICK | {"first_order": True, "extra_stages": 8}
+    report = prune(*mlp, sparsity=0.9, stages=4, **options)
+    few = 0
+    for stage in report.stages[1:]:
+        least: dict = {}
+        for trial in stage.trials:
+            key = trial.plan, trial.ridge
+            least[key] = min(trial.loss, least.get(key, math.inf))
+        losses = list(least.values())
+        if stage.chosen.step and len(least) < 8:  # not searched anew
+            assert losses[:-1] == sorted(losses[:-1], reverse=True)
+            few += 1
+    assert few
 
 
 def test_without_calibration_there_is_one_plan(mlp):
