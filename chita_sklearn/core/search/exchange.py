@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..linalg import EPS, inverse, minus_outer
+from .swap_state import DEPENDENT, explained, joining
 
-DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 RENEW = 50  # updates after which a state is computed from scratch
 GAIN = 1e-9  # share of the reference value that an exchange must gain
 
@@ -65,9 +65,7 @@ class TargetState:
 
     def joining(self) -> tuple[float, int]:
         """The largest gain of a coordinate that joins, and which."""
-        own = np.maximum(self.d, DEPENDENT * self.h)
-        gains = np.where(self.d > DEPENDENT * self.h, self.q**2, 0.0)
-        gains /= np.where(own > 0, own, 1.0)
+        gains = joining(self.q, self.d, self.h)
         gains[self.S] = -np.inf
         j = int(np.argmax(gains)) if len(gains) else 0
         return 0.5 * self.weight * float(gains[j]), j
@@ -91,13 +89,7 @@ class TargetState:
         alone = self.w**2 / p
         floor = EPS * (np.max(self.h) or 1.0)  # G may be nothing but zeros
         own = np.maximum(self.d, DEPENDENT * self.h + floor)
-        both = self.T * (self.w / p)[:, None]
-        both += self.q
-        both *= both
-        left = self.T * self.T
-        left /= p[:, None]
-        left += own
-        both /= left
+        both = explained(self.T, p, self.w, self.q, own)
         both -= alone[:, None]
         both[:, self.S] = -np.inf
         if allowed is not None:

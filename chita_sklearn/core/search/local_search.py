@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg.blas import dtrsm, dtrsv
 
 from ..linalg import factor, minus
-from .swap_state import DEPENDENT, SwapState
+from .swap_state import SwapState, joining
 from .working_set import TINY, WorkingSet
 
 # Shares of k by which forward selection goes too far, before the excess is dropped.
@@ -40,12 +40,9 @@ def forward(W: WorkingSet, S: np.ndarray, size: int) -> np.ndarray:
         dtrsm(1.0, L, known.T, side=1, lower=1, trans_a=1, overwrite_b=1)
         z = dtrsv(L, W.g[S], lower=1)
         q, d = q - z @ known, d - np.einsum("ij,ij->j", known, known)
-    least = DEPENDENT * W.h + TINY
     floor = NOISE * float(np.max(W.g**2 / np.maximum(W.h, TINY), initial=0))
     for t in range(start, size):
-        gain = q**2
-        gain /= np.maximum(d, least)
-        gain[d <= least] = 0.0
+        gain = joining(q, d, W.h)
         gain[~W.may_join(in_S, gain)] = 0.0
         j = int(np.argmax(gain))
         if not gain[j] > floor:

@@ -135,7 +135,7 @@ class SwapState:
         The gain is -inf where no swap is allowed.
         """
         W, S, p = self._W, self.S, self.P.diagonal()
-        q, own = self.q.copy(), _own(self.d, W.h, np)
+        q, own = self.q.copy(), own_part(self.d, W.h, np)
         q[S], own[S] = np.inf, -HUGE  # what is in S gains -inf
         alone = np.where(W.locked[S], np.inf, self.w**2 / p)
         allowed = W.exchangeable(S)
@@ -145,7 +145,7 @@ class SwapState:
             least = gains.max()
             if least > -np.inf and alone[rows[0]] > _reach(q, own, W.h, least):
                 break
-            both = _explained(self.T[rows], p[rows], self.w[rows], q, own)
+            both = explained(self.T[rows], p[rows], self.w[rows], q, own)
             if allowed is not None:
                 both[~allowed[rows]] = -np.inf
             js[rows] = j = np.argmax(both, axis=1)
@@ -170,8 +170,8 @@ def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> 
     """
     p = xp.linalg.diagonal(P)
     T = P @ H_SO
-    own = _own(h - xp.sum(T * H_SO, axis=0), h, xp)
-    gain = _explained(T, p, w, g - w @ H_SO, own)
+    own = own_part(h - xp.sum(T * H_SO, axis=0), h, xp)
+    gain = explained(T, p, w, g - w @ H_SO, own)
     gain -= (w**2 / p)[:, None]
     gain *= 0.5
     return gain
@@ -179,14 +179,17 @@ def swap_gains(H_SO: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> 
 
 def add_gains(H_OS: Array, P: Array, w: Array, g: Array, h: Array, xp: Any) -> Array:
     """Gain of n F for every j in O that joins S, shape (|O|,)."""
-    q = g - H_OS @ w
     d = h - xp.sum((H_OS @ P) * H_OS, axis=1)
-    dependent = d <= DEPENDENT * h
-    gain = 0.5 * q**2 / xp.where(dependent, xp.ones_like(d), d)
-    return xp.where(dependent, xp.zeros_like(d), gain)
+    return 0.5 * joining(g - H_OS @ w, d, h, xp)
 
 
-def _own(d: Array, h: Array, xp: Any) -> Array:
+def joining(q: Array, d: Array, h: Array, xp: Any = np) -> Array:
+    """q_j^2 / d_j, twice the gain of each j that joins; 0 where j depends on S."""
+    own = own_part(d, h, xp)
+    return xp.where(d < own, xp.zeros_like(d), q * q / own)
+
+
+def own_part(d: Array, h: Array, xp: Any = np) -> Array:
     """What column j has of its own beside S, at least what rounding leaves.
 
     A column that depends on what would remain of S has nothing to add; the floor keeps
@@ -195,8 +198,8 @@ def _own(d: Array, h: Array, xp: Any) -> Array:
     return xp.maximum(d, DEPENDENT * h + TINY)
 
 
-def _explained(T: Array, p: Array, w: Array, q: Array, own: Array) -> Array:
-    """w_i^2 / P_ii and twice the gain, for every i in the rows of T.
+def explained(T: Array, p: Array, w: Array, q: Array, own: Array) -> Array:
+    """w_i^2 / P_ii and twice the gain of j in place of i, for all i in the rows of T.
 
     In place, for this is where a search's time goes.
     """
