@@ -55,6 +55,8 @@ OPERATIONS = {
         "swap_state": "*",
         "local_search": "*",
         "restarts": "*",
+        "population": "*",
+        "walkers": "*",
     },
     "vectors of the ascent": {"dual": "*", "certificate": "*"},
     "vectors of the descent": {"iht": "*", "initial": "*"},

@@ -162,7 +162,8 @@ class ChitaRegressor(
     n_restarts : int, default=10
         Effort of the search "swap". It stops after this many consecutive restarts
         without improvement and, where few of them led back to the best support, after
-        half as many rounds of 32 tabu walks. 0 makes none.
+        a third as many rounds of 32 tabu walks, or two thirds of all rounds if that
+        is more. 0 makes none.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a

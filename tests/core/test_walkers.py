@@ -105,7 +105,7 @@ def test_they_keep_to_the_pattern_and_to_what_is_locked(oracle, kind, seed):
     group = [T for T in every if inside[list(T)].sum() == inside.sum()]
     found, _ = walk(W, np.array([S, group[0], group[-1]]), 12, rng)
     for a, b in itertools.combinations(np.sort(found, axis=1), 2):
-        between = mixed(W, a, b, rng)
+        (between,) = mixed(W, a[None], b[None], rng)
         assert tuple(between) in every
         assert set(a) & set(b) <= set(between) <= set(a) | set(b)
         for support in (a, b, between):
@@ -153,3 +153,18 @@ def test_copies_of_a_support_count_once():
     each, values = distinct(S, np.array([2.0, 5.0, 2.0]))
     assert each.tolist() == [[0, 2], [1, 3]]
     assert values.tolist() == [5.0, 2.0]
+
+
+@settings(max_examples=20)
+@given(seed=seeds)
+def test_a_part_in_other_units_has_the_values_of_the_whole(oracle, seed):
+    rng = np.random.default_rng(seed)
+    case = oracle.case(seed, n=20, p=40, ridge=1e-3)
+    case = oracle.Case(case.X * 10.0 ** rng.integers(-9, 9, 40), 1e12 * case.y, 0.0)
+    few = on_all(case, Cardinality(2))  # forms rows of H as they are asked for
+    C = np.sort(rng.choice(40, 12, replace=False))
+    for W in (few, on_all(case, Cardinality(4))):
+        V = W.part(C, 1e12)
+        S = np.sort(rng.choice(12, 2, replace=False))
+        assert V.value(S) * 1e24 == pytest.approx(W.value(C[S]), rel=1e-6)
+        assert np.abs(V.g).max() < 1e3

@@ -11,10 +11,8 @@ pays:
   the perturbations tried (strangers only, noisy forward selection, growing and
   shrinking, dropping half at most) this came closest to the best known residuals.
 - Where many restarts ended elsewhere than at the best support, the problem has many
-  local optima. Walkers (`search.walkers`) then go from supports selected in several
-  ways, and again and again from mixtures of the best supports met: what good supports
-  share is kept, and what they differ in is drawn anew (a genetic algorithm whose
-  individuals are improved by tabu search; Moscato, Caltech C3P report 826, 1989).
+  local optima. Walkers then go from supports selected in several ways, and again and
+  again from mixtures of the best supports met: see `population`.
 """
 
 from __future__ import annotations
@@ -24,9 +22,10 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problem.least_squares import LeastSquares
-from ..search.local_search import backward, forward, improve
-from ..search.walkers import distinct, mixed, randomised_forward, together, walk
+from ..search.local_search import forward, improve
+from ..search.walkers import together
 from ..search.working_set import WorkingSet, spare
+from .population import Population
 
 COLUMNS = 8192  # of a working set at most
 # Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
@@ -37,10 +36,11 @@ GAINS, ENTRIES = 1e4, 1e5
 # taken for the best of all.
 EASY = 0.85
 PROBE = 10  # restarts in a row without a better support, after which that is judged
-# Supports that walk together, and steps between two mixings: twice as many of either
-# cost twice the time and found as much. The best third is kept and mixed.
-WALKERS, STEPS, KEPT = 32, 20, 10
 MET = 100  # local optima that are kept for those who ask for more than one solution
+# Walkers end after as many rounds in a row without a better support as restarts are
+# asked for, each round counted as so many, but not before so many times the rounds that
+# led to the best one: where it came late, a better one may come later still.
+ROUND, PATIENCE = 3, 2
 STALE = 5  # rounds in a row in which a population finds nothing better, and then ends
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
@@ -51,8 +51,8 @@ class Restarts:
     Parameters
     ----------
     n_restarts : int
-        Stop after this many restarts in a row without improvement, and after half as
-        many rounds of walkers.
+        Stop after this many restarts in a row without improvement, and after a third
+        as many rounds of walkers, or two thirds of all rounds.
     rng : numpy.random.Generator
         Where the randomness comes from.
     walkers : bool, default=True
@@ -147,53 +147,29 @@ class Restarts:
     def _evolve(
         self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
     ) -> np.ndarray:
-        """Walk from many supports, then from mixtures of the best ones met.
+        """Let populations evolve, one after the other, each with S in it at first.
 
-        Until as many rounds in a row as half the restarts have found nothing better. A
-        population that is stale, or all alike, gives way to a new one with S in it.
+        A population that is stale, or all alike, gives way to a new one.
         """
         best, failed, ended = W.value(S), 0, False
         while not ended:
-            group, stale = self._starts(W, S), 0
-            elite, values = group[:0], np.empty(0)
-            if len(group) == 1:
+            population, stale, top = Population(W, S, self._rng), 0, 0.0
+            if population.alike:
                 break
-            while not ended and stale < STALE and not (stale and len(elite) == 1):
+            while not ended and stale < STALE and not population.alike:
+                population.step()
                 self.rounds += 1
                 failed, stale = failed + 1, stale + 1
-                if len(elite) > 1:
-                    group = self._mixed(W, elite)
-                found, reached = walk(W, group, STEPS, self._rng)
-                top = values[0] if len(values) else 0.0
-                elite, values = distinct(
-                    np.concatenate([elite, found]), np.concatenate([values, reached])
-                )
-                elite, values = elite[:KEPT], values[:KEPT]
+                elite, values = population.elite, population.values
                 for support, value in zip(elite, values, strict=True):
                     self._meet(W, support, float(value))
                 if values[0] > top * GAINED:
-                    stale = 0
+                    top, stale = values[0], 0
                 if values[0] > best * GAINED:
                     S, best, failed = elite[0], values[0], 0
-                ended = stop(S) or failed >= max(self.n_restarts // 2, 1)
+                least = max(self.n_restarts // ROUND, PATIENCE * (self.rounds - failed))
+                ended = stop(S) or failed >= max(least, 1)
         return improve(W, S, max_swaps=20 * len(S) + 100)[0]
-
-    def _mixed(self, W: WorkingSet, elite: np.ndarray) -> np.ndarray:
-        """As many mixtures of two of the best supports as there are walkers."""
-        pairs = [self._rng.choice(len(elite), 2, replace=False) for _ in range(WALKERS)]
-        return np.array([mixed(W, elite[a], elite[b], self._rng) for a, b in pairs])
-
-    def _starts(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:
-        """Different supports of the size of S: itself, and others selected at random.
-
-        Half of them forward alone, half forward beyond the size and then backward.
-        """
-        k, each = len(S), WALKERS // 2
-        far = max(min(2 * k, len(W.members), W.n_rows - 1), k)
-        forward_only = randomised_forward(W, k, each, self._rng)
-        beyond = randomised_forward(W, far, each, self._rng)
-        back = [backward(W, T) for T in beyond]
-        return np.array([S, *forward_only, *(T for T in back if len(T) == k)])
 
     def _perturb(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:
         rng, m = self._rng, len(W.members)

@@ -5,6 +5,10 @@ recent one. A support costs a few passes over its tableau a step; taking the ste
 all walkers at once leaves the cost of the calls out. Notation as in `swap_state`, with
 a leading axis for the walkers: S (B, k), P (B, k, k), T (B, k, m), q and d (B, m).
 
+T, q and d tell which swap to take and are kept in float32: their passes are all that a
+step costs. P, w and the value are float64 throughout, and so is column j of T, computed
+anew for the swap that is taken: no rounding of T gets into them.
+
 References
 ----------
 F. Glover, "Tabu search", ORSA Journal on Computing 1, 1989; F. Glover, M. Laguna and
@@ -18,7 +22,7 @@ import numpy as np
 
 from ..linalg import inverse
 from .local_search import NOISE
-from .swap_state import DEPENDENT, HUGE
+from .swap_state import DEPENDENT
 from .working_set import TINY, WorkingSet
 
 # Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
@@ -32,6 +36,8 @@ TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
 INFLATED = 1e7
 RENEWED = 40  # steps after which all is computed from scratch
 GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
+ROUGH = np.float32  # of what only tells which swap to take
+DRIFT = 1e-5  # of what it costs to leave, by which a gain may be off for that
 
 
 class Walkers:
@@ -53,7 +59,8 @@ class Walkers:
         self._each = np.arange(B)
         self._until = np.zeros((B, m), dtype=np.int32)  # the last step it is tabu
         self._step = 0
-        self._T = np.empty((B, k, m))
+        self._T = np.empty((B, k, m), dtype=ROUGH)
+        self._least = (W.h / INFLATED + float(np.finfo(ROUGH).tiny)).astype(ROUGH)
         self._renew()
         self._found, self._best_value = self.S.copy(), self._value.copy()
 
@@ -66,10 +73,11 @@ class Walkers:
         g = W.g[S]
         self._w = (self._P @ g[:, :, None])[:, :, 0]
         self._value = 0.5 * np.sum(g * self._w, axis=1)
-        np.matmul(self._P, rows, out=self._T)
-        self._q = W.g - (self._w[:, None] @ rows)[:, 0]
-        rows *= self._T
-        self._d = W.h - np.sum(rows, axis=1)
+        T = self._P @ rows
+        self._T[:] = T
+        self._q = _rough(W.g - (self._w[:, None] @ rows)[:, 0])
+        rows *= T
+        self._d = _rough(W.h - np.sum(rows, axis=1))
 
     def walk(self) -> tuple[np.ndarray, np.ndarray]:
         """Take all steps; return the best support that each has met, and its value."""
@@ -97,15 +105,16 @@ class Walkers:
         alone[W.locked[S] if allowed is None else ~allowed.any(axis=2)] = np.inf
         few = min(ROWS, S.shape[1])
         rows = np.argpartition(alone, few - 1, axis=1)[:, :few]
-        alone, p, w = alone[b, rows], p[b, rows], self._w[b, rows]
-        q, own = self._q.copy(), np.maximum(self._d, W.h / INFLATED + TINY)
-        q[b, S], own[b, S] = np.inf, -HUGE  # what is in S gains -inf
+        p, w = p[b, rows], self._w[b, rows]
+        alone = _rough(alone[b, rows])
+        q, own = self._q.copy(), np.maximum(self._d, self._least)
+        q[b, S], own[b, S] = np.inf, -np.finfo(ROUGH).max  # what is in S gains -inf
         left = self._T[b, rows]
-        both = left * (w / p)[:, :, None]
+        both = left * _rough(w / p)[:, :, None]
         both += q[:, None]
         both *= both
         left *= left
-        left *= (1 / p)[:, :, None]
+        left *= _rough(1 / p)[:, :, None]
         left += own[:, None]
         both /= left
         both -= alone[:, :, None]
@@ -115,10 +124,12 @@ class Walkers:
         chosen = np.argmax(flat, axis=1)
         gain = flat[self._each, chosen]
         # Tabu or not, a swap that leads beyond the best support met is taken.
-        record = self._value + 0.5 * gain > self._best_value * GAINED
+        surely = gain - DRIFT * alone[self._each, chosen // m]
+        record = self._value + 0.5 * surely > self._best_value * GAINED
         if not record.all():
-            both -= np.where(tabu, np.inf, 0.0)[:, None]
-            both -= np.where(tabu[b, S[b, rows]], np.inf, 0.0)[:, :, None]
+            shut = np.array([0.0, np.inf], dtype=ROUGH)
+            both -= shut[tabu.astype(np.intp)][:, None]
+            both -= shut[tabu[b, S[b, rows]].astype(np.intp)][:, :, None]
             free = np.argmax(flat, axis=1)
             chosen = np.where(record, chosen, free)
             gain = flat[self._each, chosen]
@@ -141,39 +152,42 @@ class Walkers:
         if not moving.any():
             return
         k = S.shape[1]
-        p, w_i, T_ij = P[b, i, i], self._w[b, i], T[b, i, j]
-        own = self._d[b, j] + T_ij**2 / p
+        h = W.H(j, slice(None))
+        h_S = h[b[:, None], S]
+        t = (P @ h_S[:, :, None])[:, :, 0]  # column j of T, to all digits
+        p, w_i, T_ij = P[b, i, i], self._w[b, i], t[b, i]
+        own = W.h[j] - np.sum(h_S * t, axis=1) + T_ij**2 / p
         out = self._tenure[:, self._step - 1]
         # A column that nearly depends on the others would spoil the tableau.
         sound = (own * INFLATED >= W.h[j]) & (W.h[j] > 0)
         self._until[b[~sound], j[~sound]] = self._step + out[~sound]
         moving = moving & sound
         own = np.where(moving, own, 1.0)
-        h = W.H(j, slice(None))
-        h_S = h[b[:, None], S]
-        X, R = np.empty((len(b), 2, k)), np.empty((len(b), 2, h.shape[1]))
+        X, R = np.empty((len(b), 2, k)), np.empty((len(b), 2, h.shape[1]), dtype=ROUGH)
         X[:, 0], R[:, 0] = P[b, i] / p[:, None], T[b, i]
-        X[:, 1] = T[b, :, j] - T_ij[:, None] * X[:, 0]
+        X[:, 1] = t - T_ij[:, None] * X[:, 0]
         X[b, 1, i] = -1.0
-        step = (self._q[b, j] + T_ij * w_i / p) / own
+        step = (W.g[j] - np.sum(h_S * self._w, axis=1) + T_ij * w_i / p) / own
         along = np.sum(h_S * X[:, 0], axis=1)
-        r = h - (h_S[:, None] @ T)[:, 0]
-        r += along[:, None] * R[:, 0]
-        r /= own[:, None]
+        r = _rough(h)
+        r -= (_rough(h_S)[:, None] @ T)[:, 0]
+        r += _rough(along)[:, None] * R[:, 0]
+        r /= _rough(own)[:, None]
         R[:, 1] = r
         X[~moving] = 0.0
-        T -= X.swapaxes(1, 2) @ R
+        T -= _rough(X).swapaxes(1, 2) @ R
         scaled = X * np.stack([p, -1 / own], axis=1)[:, :, None]
         P -= X.swapaxes(1, 2) @ scaled
         at, to = b[moving], i[moving]
         new = X[at, 1] / -own[at, None]
         T[at, to], P[at, to], P[at, :, to] = r[at], new, new
-        gone, come = np.where(moving, w_i / p, 0.0), np.where(moving, step * own, 0.0)
-        self._q += gone[:, None] * R[:, 0]
-        self._q -= come[:, None] * R[:, 1]
+        gone, come = np.where(moving, [w_i / p, step * own], 0.0)
+        self._q += _rough(gone)[:, None] * R[:, 0]
+        self._q -= _rough(come)[:, None] * R[:, 1]
         R *= R
-        self._d += np.where(moving, 1 / p, 0.0)[:, None] * R[:, 0]
-        self._d -= np.where(moving, own, 0.0)[:, None] * R[:, 1]
+        gone, come = np.where(moving, [1 / p, own], 0.0)
+        self._d += _rough(gone)[:, None] * R[:, 0]
+        self._d -= _rough(come)[:, None] * R[:, 1]
         self._until[at, S[at, to]] = self._step + out[moving]
         stay = np.minimum(out // 2, k - 1)
         self._until[at, j[moving]] = self._step + stay[moving]
@@ -185,6 +199,10 @@ class Walkers:
         w += P @ (g - self._H_SS @ w)  # refined, for the value to be right
         self._w = w[:, :, 0]
         self._value = 0.5 * np.sum(W.g[S] * self._w, axis=1)
+
+
+def _rough(x: np.ndarray) -> np.ndarray:
+    return x.astype(ROUGH)
 
 
 def together(W: WorkingSet) -> int:
@@ -258,15 +276,28 @@ def _forward(W: WorkingSet, draws: np.ndarray) -> np.ndarray:
 
 
 def mixed(
-    W: WorkingSet, a: np.ndarray, b: np.ndarray, rng: np.random.Generator
+    W: WorkingSet, A: np.ndarray, B: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """A support between two: what both have, and a random part of what one has."""
-    score = np.full(len(W.members), -1.0)
-    either = np.union1d(a, b)
-    score[either] = rng.random(len(either))
-    score[np.intersect1d(a, b)] = 2.0
-    score[W.locked] = 3.0
-    return np.flatnonzero(W.pattern.best_mask(score))
+    """Supports between two, a row each of A and of B; ascending.
+
+    What both have, and a random part of what one has.
+    """
+    k = A.shape[1]
+    either = np.concatenate([A, B], axis=1)
+    same = A[:, :, None] == B[:, None, :]
+    score = rng.random(either.shape)
+    score[:, :k][np.any(same, axis=2)] = 2.0
+    score[W.locked[either]] = 3.0
+    score[:, k:][np.any(same, axis=1)] = -1.0  # it is in A
+    if W.pattern.is_uniform:
+        S = np.take_along_axis(either, np.argpartition(-score, k - 1)[:, :k], axis=1)
+        return np.sort(S, axis=1)
+    found = np.empty_like(A)
+    for S, of, likes in zip(found, either, score, strict=True):
+        every = np.full(len(W.members), -1.0)
+        np.maximum.at(every, of, likes)
+        S[:] = np.flatnonzero(W.pattern.best_mask(every))
+    return found
 
 
 def distinct(S: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

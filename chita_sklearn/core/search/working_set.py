@@ -6,6 +6,8 @@ form the rows of H that it needs. Notation as in `swap_state`.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from ..arrays import Array, to_host
@@ -56,7 +58,7 @@ class WorkingSet:
         H: Array | None = None,
     ) -> None:
         xp = problem.xp
-        self.members = members
+        self.members, self._problem = members, problem
         self.pattern = pattern.restrict(members)
         where = xp.asarray(members, device=problem.device)
         self._mu, self.n_rows = problem.mu, problem.n_rows
@@ -92,6 +94,30 @@ class WorkingSet:
         if isinstance(columns, slice):
             return self._rows[rows, columns]
         return self._rows[rows[:, None], columns]
+
+    def part(self, C: np.ndarray, unit: float = 1.0) -> WorkingSet:
+        """The problem on some of the members, ascending, its columns of unit length.
+
+        In units of `unit` for b: whatever the user's, float32 can hold these.
+        """
+        V, m = copy(self), len(C)
+        V.members, V.locked, V.probe = self.members[C], self.locked[C], self.probe[C]
+        V.pattern = self.pattern.restrict(C)
+        if self._known == len(self.members):
+            V._rows = self.H(C, C)
+        else:
+            xp = self._problem.xp
+            where = xp.asarray(V.members, device=self._problem.device)
+            gram = to_host(self._problem.select(where).gram())
+            V._rows = np.require(gram, requirements=["C", "W"])
+            V._rows[np.diag_indices(m)] += self._mu
+        h = self.h[C]
+        scale = np.where(h > 0, 1 / np.sqrt(np.maximum(h, TINY)), 0.0)
+        V._rows *= scale
+        V._rows *= scale[:, None]
+        V.g, V.h = self.g[C] * (scale / unit), 1.0 * (h > 0)
+        V._place, V._known, V._most = np.arange(m), m, m
+        return V
 
     def dot(self, S: np.ndarray, v: np.ndarray) -> np.ndarray:
         """H_S v."""
