@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .core import Status
+from .core import Proof, Status
 
 Array = Any  # the array API has no settled static type
+
+
+class Step:
+    """What the solver calls each step; callbacks see the model so far.
+
+    In a proof by branch and bound they also see ``gap_``, ``n_nodes_`` and
+    ``nodes_per_second_``.
+    """
+
+    def __init__(
+        self, task: Any, call: dict[str, Any], model: Callable[[Array], dict[str, Any]]
+    ) -> None:
+        self._task, self._call, self._model = task, call, model
+        self._proof: dict[str, Any] = {}
+
+    def proven(self, proof: Proof) -> None:
+        """Remember how far the proof is."""
+        self._proof = {
+            "gap_": proof.gap,
+            "n_nodes_": proof.nodes,
+            "nodes_per_second_": proof.nodes_per_second,
+        }
+
+    def __call__(self, coef: Array) -> bool:
+        """Report a step; True where a callback wants the fit to stop."""
+        step = self._task.subcontext(task_name="step")
+        step.call_on_fit_task_begin(**self._call)
+        return step.call_on_fit_task_end(
+            **self._call,
+            reconstruction_attributes=lambda: self._model(coef) | self._proof,
+        )
 
 
 class Progress:
@@ -38,21 +68,9 @@ class Progress:
             self._target = self._fit.subcontext(task_name="target", max_subtasks=None)
             self._target.call_on_fit_task_begin(**self._call)
 
-    def on_step(
-        self, model: Callable[[Array], dict[str, Any]]
-    ) -> Callable[[Array], bool] | None:
+    def on_step(self, model: Callable[[Array], dict[str, Any]]) -> Step | None:
         """Return what the solver calls each step; True tells it to stop."""
-        if not self._watched:
-            return None
-
-        def step(coef: Array) -> bool:
-            task = self._target.subcontext(task_name="step")
-            task.call_on_fit_task_begin(**self._call)
-            return task.call_on_fit_task_end(
-                **self._call, reconstruction_attributes=partial(model, coef)
-            )
-
-        return step
+        return Step(self._target, self._call, model) if self._watched else None
 
     def end_target(self, model: Callable[[], dict[str, Any]]) -> None:
         """Close it, with the model so far."""

@@ -791,6 +791,38 @@ def test_a_callback_can_stop_the_fit_early():
     assert model.objective_ == pytest.approx(formula(model, X, y), rel=1e-9)
 
 
+class Watch:
+    """Notes how far each step says a proof is."""
+
+    def __init__(self):
+        self.seen = []
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = setup
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if hasattr(fitted_estimator, "n_nodes_"):
+            names = ("gap_", "n_nodes_", "nodes_per_second_")
+            self.seen.append([getattr(fitted_estimator, name) for name in names])
+
+
+@needs_callbacks
+def test_callbacks_see_how_far_a_proof_is():
+    X, y = make_data(60, 40, noise=3.0)
+    watch = Watch()
+    model = ChitaRegressor(6, solver="exact", ridge=1e-2, tol=1e-6)
+    model.set_callbacks(watch).fit(X, y)
+    gaps, nodes, rates = np.transpose(watch.seen)
+    assert len(gaps) > 2
+    assert np.all(np.diff(gaps) <= 1e-12)
+    assert gaps[-1] == pytest.approx(model.gap_, abs=1e-9)
+    assert np.all(np.diff(nodes) > 0)
+    assert f"{nodes[-1]:.0f} nodes" in model.solver_history_[-2]
+    assert np.all(rates > 0)
+
+
 def test_without_callbacks_the_solver_reports_to_nobody(data, solve_calls):
     ChitaRegressor(3).fit(*data)
     assert solve_calls[0]["on_step"] is None

@@ -1,7 +1,7 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
 from .certificate import relative_gap, reported
-from .deadline import Deadline
+from .deadline import Deadline, Proof
 from .improvers.sharded import search_sharded
 from .improvers.targets import fit_support
 from .path import (
@@ -44,6 +44,7 @@ __all__ = [
     "NOfM",
     "Pattern",
     "PerBlock",
+    "Proof",
     "SeveralTargets",
     "Sharded",
     "ShardedSpace",

@@ -4,10 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .arrays import Array
+from .certificate import relative_gap
 
 OnStep = Callable[[Array], bool]
+
+
+class Proof(NamedTuple):
+    """How far a proof by branch and bound is.
+
+    Attributes
+    ----------
+    objective, lower_bound : float
+        n F of the best solution, and what no solution falls below.
+    nodes : int
+        Nodes closed or queued so far.
+    seconds : float
+        Of the wall clock, for these.
+    """
+
+    objective: float
+    lower_bound: float
+    nodes: int
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """See `relative_gap`."""
+        return relative_gap(self.objective, self.lower_bound)
+
+    @property
+    def nodes_per_second(self) -> float:
+        """How fast it goes."""
+        return self.nodes / max(self.seconds, 1e-9)
 
 
 class Deadline:
@@ -42,6 +73,10 @@ class Deadline:
         self.passed = self.over()
         return self.passed
 
+    def proven(self, proof: Proof) -> None:
+        """Pass on how far a proof is."""
+        tell(self._on_step, proof)
+
     def over(self) -> bool:
         """Whether no time is left."""
         return self._end is not None and time.monotonic() >= self._end
@@ -51,6 +86,13 @@ class Deadline:
         if self._end is None:
             return None
         return max(self._end - time.monotonic(), 0.0) / parts
+
+
+def tell(on_step: OnStep | None, proof: Proof) -> None:
+    """Tell a caller how far a proof is, where its `on_step` has a method `proven`."""
+    proven = getattr(on_step, "proven", None)
+    if proven is not None:
+        proven(proof)
 
 
 def asked(on_step: OnStep | None, coef: Callable[[], Array]) -> bool:

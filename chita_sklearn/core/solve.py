@@ -87,7 +87,9 @@ def solve(
     random_state : int, numpy.random.Generator or None, default=None
         Seed of the restarts; the same seed gives the same answer.
     on_step : callable or None, default=None
-        Called with the coefficients after each outer iteration; True stops.
+        Called with the coefficients after each outer iteration; True stops. If it has
+        a method `proven`, branch and bound gives that a `Proof` before each call:
+        objective, bound, gap, nodes and nodes a second.
     bounds : bool, default=True
         Whether plan "swap" looks for a lower bound. Without, the bound of a search by
         swaps is -inf, nothing is said of dependent columns, and no walkers follow the

@@ -37,7 +37,7 @@ That is exact, where most nodes of a tree of relaxations would be.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
@@ -47,6 +47,7 @@ import scipy.linalg
 
 from ..arrays import Array, indices, mask_of, to_host
 from ..certificate import certified, decided
+from ..deadline import OnStep, Proof, tell
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
@@ -366,7 +367,7 @@ def branch(
     *,
     max_nodes: int,
     tol: float,
-    on_step: Callable[[Array], bool] | None = None,
+    on_step: OnStep | None = None,
     required: np.ndarray | None = None,
 ) -> Solution:
     """Search all supports of k coordinates, the least bound first, until none is left.
@@ -385,7 +386,8 @@ def branch(
     tol : float
         Supports that are better by less than this share of n F are not looked for.
     on_step : callable or None
-        Called with the best coefficients after each batch of nodes; True stops.
+        Called with the best coefficients after each batch of nodes; True stops. If it
+        has a method `proven`, that is given a `Proof` first.
     required : ndarray of int, or None
         Coordinates that are in every support, fewer than k.
 
@@ -410,12 +412,13 @@ def branch(
     if not relaxation.mu > 1e-9 * float(np.max(relaxation.M.diagonal(), initial=0.0)):
         return _not_begun(solution, "columns depend on each other")
 
-    tree = _Tree(problem, S, relaxation, solution, tol)
+    tree, begun = _Tree(problem, S, relaxation, solution, tol), time.monotonic()
     status = Status.CONVERGED
     none = np.zeros(p, dtype=bool)
     waiting = tree.first(none if required is None else np.isin(to_host(S), required))
     while True:
         tree.grow(waiting)
+        tell(on_step, tree.proof(time.monotonic() - begun))
         if on_step is not None and on_step(tree.best.coef):
             status = Status.STOPPED
             break
@@ -430,8 +433,7 @@ def branch(
 
 def _with_proof(tree: _Tree, status: Status) -> Solution:
     """Return the best solution with what the tree proves of it."""
-    best = tree.best
-    best = with_bound(best, max(tree.least(), 0.0))
+    best = tree.bounded()
     if best.gap <= tree.tol and status is not Status.STOPPED:
         status = Status.OPTIMAL if best.gap == 0 else Status.WITHIN_TOL
     note = f"branch and bound: {tree.nodes} nodes"
@@ -469,6 +471,15 @@ class _Tree:
         return min(
             [self.cutoff, self._leaves, *(node.bound for node in self.queue[:1])]
         )
+
+    def bounded(self) -> Solution:
+        """The best solution, with the best bound known of all."""
+        return with_bound(self.best, max(self.least(), 0.0))
+
+    def proof(self, seconds: float) -> Proof:
+        """How far it is after so many seconds."""
+        now = self.bounded()
+        return Proof(now.objective, now.lower_bound, self.nodes, seconds)
 
     def first(self, inside: np.ndarray) -> Nodes:
         """All supports with those coordinates."""
