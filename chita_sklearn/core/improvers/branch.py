@@ -119,7 +119,9 @@ class Relaxation:
         self._gamma = (problem.terms + self.p + 16) * eps
         self._b = (2 * at_zero) ** 0.5
         off = 4 * self._gamma * float(self._lengths @ self._lengths)
-        shift = max(float(np.linalg.eigvalsh(G)[0]) - off, 0.0) if self.p else 0.0
+        shift = 0.0  # more columns than rows depend on each other
+        if 0 < self.p <= problem.n_rows:
+            shift = max(float(np.linalg.eigvalsh(G)[0]) - off, 0.0)
         self.mu = problem.mu + shift
         self.M, self.c = G - shift * np.eye(self.p), c
         self.scale = np.ones(self.p)  # of the units of M, c and all w
