@@ -78,7 +78,7 @@ def el0ps(
 
 
 def of_seeds(seeds: int, seconds: float) -> None:
-    """Both at El0ps's k, for each seed where that is from 2 to 6; who solved how many."""
+    """Both at the k of El0ps, for seeds where it is 2 to 6; who solved how many."""
     solved, ratios = [0, 0], []
     for seed in range(seeds):
         A, y, beta, lam = data(seed)
