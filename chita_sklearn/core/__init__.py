@@ -1,7 +1,7 @@
 """The l0 solver: arrays and scalars in, a `Solution` out; no scikit-learn inside."""
 
 from .certificate import relative_gap, reported
-from .deadline import Deadline, Proof
+from .deadline import Deadline
 from .improvers.sharded import search_sharded
 from .improvers.targets import fit_support
 from .path import (
@@ -26,7 +26,7 @@ from .problem.least_squares import LeastSquares
 from .problem.many_targets import BlockDiagonal, ManyTargets
 from .problem.several_targets import SeveralTargets, least_squares
 from .problem.sharded import Collective, Sharded, ShardedSpace
-from .solution import Solution, Status
+from .solution import Proof, Solution, Status
 from .solve import solve
 
 __all__ = [

@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from .arrays import Array
-from .certificate import relative_gap
+
+if TYPE_CHECKING:
+    from .solution import Proof
 
 OnStep = Callable[[Array], bool]
-
-
-class Proof(NamedTuple):
-    """How far a proof by branch and bound is.
-
-    Attributes
-    ----------
-    objective, lower_bound : float
-        n F of the best solution, and what no solution falls below.
-    nodes : int
-        Nodes closed or queued so far.
-    seconds : float
-        Of the wall clock, for these.
-    """
-
-    objective: float
-    lower_bound: float
-    nodes: int
-    seconds: float
-
-    @property
-    def gap(self) -> float:
-        """See `relative_gap`."""
-        return relative_gap(self.objective, self.lower_bound)
-
-    @property
-    def nodes_per_second(self) -> float:
-        """How fast it goes."""
-        return self.nodes / max(self.seconds, 1e-9)
 
 
 class Deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from .arrays import Array
 from .certificate import relative_gap
@@ -81,3 +82,32 @@ def with_bound(solution: Solution, bound: float) -> Solution:
     """Attach the larger of two lower bounds; never above the objective."""
     bound = max(bound, solution.lower_bound)
     return replace(solution, lower_bound=min(bound, solution.objective))
+
+
+class Proof(NamedTuple):
+    """How far a proof by branch and bound is.
+
+    Attributes
+    ----------
+    objective, lower_bound : float
+        n F of the best solution, and what no solution falls below.
+    nodes : int
+        Nodes closed or queued so far.
+    seconds : float
+        Of the wall clock, for these.
+    """
+
+    objective: float
+    lower_bound: float
+    nodes: int
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """See `relative_gap`."""
+        return relative_gap(self.objective, self.lower_bound)
+
+    @property
+    def nodes_per_second(self) -> float:
+        """How fast it goes."""
+        return self.nodes / max(self.seconds, 1e-9)

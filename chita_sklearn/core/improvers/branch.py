@@ -47,11 +47,11 @@ import scipy.linalg
 
 from ..arrays import Array, indices, mask_of, to_host
 from ..certificate import certified, decided
-from ..deadline import OnStep, Proof, tell
+from ..deadline import OnStep, tell
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
-from ..solution import Solution, Status, with_bound
+from ..solution import Proof, Solution, Status, with_bound
 
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
 ALTERNATIONS = 60  # between w and z at most, in a node
