@@ -90,7 +90,7 @@ def of_seeds(seeds: int, seconds: float) -> None:
         mine = ours(A, y, beta, k, seconds)
         # A proof of a worse optimum is none.
         right = theirs[1] <= mine[1] * (1 + TOL), mine[1] <= theirs[1] * (1 + TOL)
-        done = mine[3] <= TOL and right[1], theirs[3] == "optimal" and right[0]
+        done = mine[3] <= TOL and right[1], str(theirs[3]) == "optimal" and right[0]
         solved = [a + b for a, b in zip(solved, done, strict=True)]
         if all(done):
             ratios.append(mine[0] / theirs[0])
