@@ -312,6 +312,7 @@ def _pruning():
         gradients,
         keep_pruned,
         prune,
+        ranks,
         refit,
     )
     from chita_torch import statistics as moments
@@ -496,14 +497,14 @@ def _pruning():
             raise RuntimeError("Connection closed by peer")
 
         with fake_ranks() as group, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distributed, "_channel_of", lambda group, timeout: group)
+            patch.setattr(ranks, "_channel_of", lambda group, timeout: group)
             if fail == "raised":
                 said = ["", "ValueError: no."]
-                patch.setattr(distributed.Ranks, "_flags", lambda self, text: said)
+                patch.setattr(ranks.Ranks, "_flags", lambda self, text: said)
             if fail == "gone":
-                patch.setattr(distributed.dist, "all_gather", closed)
+                patch.setattr(ranks.dist, "all_gather", closed)
             run(group=group, **options)
-        assert all_gather is distributed.dist.all_gather
+        assert all_gather is ranks.dist.all_gather
 
     def without_threads():
         def refused(thread):
@@ -520,13 +521,13 @@ def _pruning():
     def other_targets():
         with pytest.MonkeyPatch.context() as patch:
             every = [torch.zeros(32), torch.ones(32)]
-            patch.setattr(distributed.Ranks, "gather", lambda self, x: every)
+            patch.setattr(ranks.Ranks, "gather", lambda self, x: every)
             distributed.fit_columns(data, data[:, 0], k=1)
 
     def not_solved():
         from chita_sklearn.core import Cardinality, Sharded, solve
 
-        comm = distributed._Arrays(distributed.Ranks())
+        comm = distributed._Arrays(ranks.Ranks())
         solve(Sharded(data.numpy(), data[:, 0].numpy(), comm), Cardinality(2))
 
     class Padded:
@@ -657,7 +658,7 @@ def _pruning():
         lambda: distributed.fit_columns(data * float("nan"), data[:, 0], k=1),
         other_targets,
         not_solved,
-        lambda: distributed._check_equal("x", [torch.ones(1), torch.zeros(1)]),
+        lambda: ranks._check_equal("x", [torch.ones(1), torch.zeros(1)]),
     ]
 
 

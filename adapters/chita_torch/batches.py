@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from .distributed import Ranks, check_own, check_padding
 from .interrupts import whole
+from .ranks import Ranks, check_own, check_padding
 
 Tree: TypeAlias = Any  # a tensor, or mappings, tuples and lists of trees
 Split: TypeAlias = Callable[[Tree], Iterable[Tree]] | Literal["batch"]

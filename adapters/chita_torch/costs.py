@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from .batches import Tree, n_samples
 from .calls import Call, Watch
-from .distributed import Ranks
 from .gradients import LossFunction, gradient_matrix
 from .layout import Layout, select
+from .ranks import Ranks
 from .stage import Setting
 from .targets import Target
 

@@ -14,13 +14,13 @@ from torch.utils.hooks import RemovableHandle
 
 from .batches import Tree
 from .checks import check_count, check_seed, check_share
-from .distributed import Ranks, check_whole
 from .gradients import LossFunction
 from .interrupts import Transaction, whole
 from .kinds import bare
 from .layout import Layout, Selector
 from .masks import fit_masks, read_masks
 from .prune import prune
+from .ranks import Ranks, check_whole
 from .report import PruningReport
 from .state import AllOrNothing
 from .targets import (

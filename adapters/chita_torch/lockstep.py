@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from .batches import Tree
 from .calls import Call, Part, Watch
-from .distributed import Ranks
 from .gradients import LossFunction
 from .interrupts import whole
 from .layout import Layout
+from .ranks import Ranks
 
 
 class _Cancelled(BaseException):

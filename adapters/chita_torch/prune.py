@@ -27,7 +27,6 @@ from .checks import (
     check_split,
 )
 from .costs import Cost, check_cost, within
-from .distributed import TIMEOUT, Group, Ranks, check_norms, check_whole
 from .gradients import LossFunction, matrix_bytes, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector, left_out
@@ -40,6 +39,7 @@ from .objective import (
     ObjectiveName,
 )
 from .predictions import Predictions
+from .ranks import TIMEOUT, Group, Ranks, check_norms, check_whole
 from .reconstruction import Reconstruction
 from .report import LayerFit, LayerReport, PruningReport, Stage
 from .stage import Search, Setting

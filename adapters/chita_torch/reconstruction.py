@@ -41,11 +41,11 @@ from chita_sklearn.core import (
 
 from .batches import Sample, joined, n_samples
 from .calls import Call, Part
-from .distributed import deal
 from .gradients import LossFunction, gradient_matrix
 from .idle import reserve
 from .layout import Layout, Slot
 from .lockstep import Lockstep
+from .ranks import deal
 from .report import LayerFit, Stage, Trial
 from .stage import Setting, descend, without_gradient
 from .statistics import Moments, collect, gram, place, rows_of

@@ -19,11 +19,11 @@ from .checks import (
     check_seed,
     check_split,
 )
-from .distributed import TIMEOUT, Group, Ranks, check_whole
 from .gradients import LossFunction, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector
 from .predictions import Predictions
+from .ranks import TIMEOUT, Group, Ranks, check_whole
 from .reconstruction import Reconstruction
 from .stage import Setting
 from .state import AllOrNothing

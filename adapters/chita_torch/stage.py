@@ -32,7 +32,6 @@ from chita_sklearn.core import (
 )
 
 from .batches import Batches
-from .distributed import Ranks
 from .gradients import (
     Gradients,
     LossFunction,
@@ -50,6 +49,7 @@ from .idle import (
     warn_of_unused,
 )
 from .layout import Layout
+from .ranks import Ranks
 from .report import Stage, Trial
 from .state import mean_loss
 

@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from .batches import RandomStream, Tree, n_samples
-from .distributed import Ranks, average_statistics
 from .gradients import LossFunction, LossModule, checked_loss
 from .interrupts import Transaction, whole
 from .layout import Layout
+from .ranks import Ranks, average_statistics
 
 _Buffers = list[tuple[nn.Module, str, Tensor, Tensor]]
 

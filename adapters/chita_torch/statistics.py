@@ -23,10 +23,10 @@ from torch.utils.checkpoint import CheckpointError
 
 from .batches import Tree, n_samples
 from .calls import Call, Part, Watch
-from .distributed import Ranks
 from .gradients import LossFunction, NotFinite, checked_loss
 from .layout import Layout, Slot
 from .memory import available_bytes
+from .ranks import Ranks
 
 ROWS = 64  # rows of X read, at most, for each of its columns
 CHUNK_BYTES = 2**26  # of X at a time

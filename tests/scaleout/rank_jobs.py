@@ -145,7 +145,7 @@ def failing(rank, size, how, options):
 
     import torch.distributed as dist
 
-    from chita_torch.distributed import Ranks
+    from chita_torch.ranks import Ranks
 
     model = conv()
     before, calls = hashed(model), [0]
