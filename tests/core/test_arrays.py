@@ -230,3 +230,11 @@ def test_outer_products_are_added_up_in_place(backend, shape, order):
     expected = B[0] @ B[0].T + B[1] @ B[1].T - B[2] @ B[2].T
     rounding = 100 * np.finfo(backend.dtype).eps
     assert np.allclose(backend.back(mirror(G)), expected, atol=rounding)
+
+
+def test_of_millions_of_torchs_numbers_the_kth_is_numpys():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal(2**20 + 1).astype(np.float32)
+    tau = kth_largest(torch.from_numpy(x), 1000)
+    assert tau.dtype == torch.float32
+    assert float(tau) == np.sort(x)[-1000]
