@@ -151,16 +151,16 @@ class ByUnits:
     def sizes(self, masks: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
         """Weights, operations for a sample and bytes: before, and of what is kept."""
         kept = [int(masks[name].sum()) for name in self._layout.names]
-        found = {}
-        ones = [1.0] * len(kept)
-        for unit, costs in (
-            ("weights", ones),
-            ("flops", self._flops),
-            ("bytes", self._bytes),
-        ):
-            before = float(np.dot(costs, self._layout.sizes()))
-            found[unit] = before, float(np.dot(costs, kept))
-        return found
+        costs = {
+            "weights": [1.0] * len(kept),
+            "flops": self._flops,
+            "bytes": self._bytes,
+        }
+        whole = self._layout.sizes()
+        return {
+            unit: (float(np.dot(each, whole)), float(np.dot(each, kept)))
+            for unit, each in costs.items()
+        }
 
     def units(self) -> tuple[UnitsReport, ...]:
         """How many units of each family are left."""
@@ -226,9 +226,9 @@ class ByUnits:
                     self.families, removals, numbers, most, strict=True
                 )
             ]
-            i = int(np.argmin(rates))
-            if rates[i] == math.inf:
+            if min(rates, default=math.inf) == math.inf:
                 raise self._too_much(bill, sparsity)
+            i = int(np.argmin(rates))
             bill.remove(self.families[i].units[removals[i].order[numbers[i]]])
             numbers[i] += 1
         return [max(n, len(g)) for n, g in zip(numbers, self._gone, strict=True)]
