@@ -61,12 +61,11 @@ MAX_HALVINGS = 4  # of a step
 class Search:
     """Which plan, ridge and first-order term a stage takes: those of the least loss.
 
-    The ridge is sought with the plan that won in the stage before, from the ridge that
-    won there (at first, from the mean curvature by powers of ten), in the direction in
-    which the loss falls; then the other plans are tried at the ridge found, and go on
-    from it where they are better. The first-order term is left out as well where the
-    loss rises with it: near a minimum it is mostly noise. The ridges with and without
-    it are orders apart.
+    In the first stage the ridge is sought with one plan, from the mean curvature by
+    powers of ten, in the direction in which the loss falls; then the other plans are
+    tried at the ridge found, and go on from it where they are better. The first-order
+    term is left out as well where the loss rises with it: near a minimum it is mostly
+    noise. The ridges with and without it are orders apart.
 
     Each stage after the first begins with what won before and changes the plan or the
     ridge, one at a time, until `patience` changes in a row have not gained. The next
