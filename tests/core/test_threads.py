@@ -77,7 +77,7 @@ def test_an_interrupt_on_the_way_in_or_out_ends_the_limit():
     gc.collect()
     assert set(threads()) == {2}
 
-    library = type(BLAS.lib_controllers[0])
+    library = type(POOLS.lib_controllers[0])
     with pytest.MonkeyPatch.context() as patch:
         set_num_threads = library.set_num_threads
 
