@@ -24,6 +24,8 @@ def threads():
 
 @pytest.fixture(autouse=True)
 def two_threads():
+    if "torch" in sys.modules:  # sets its number when first asked for it
+        sys.modules["torch"].get_num_threads()
     with POOLS.limit(limits=2):
         if set(threads()) != {2}:
             pytest.skip("some library has no limit to set here")
