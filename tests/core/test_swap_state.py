@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chita_sklearn.core import Cardinality
 from chita_sklearn.core.search import swap_state as module
 from chita_sklearn.core.search.local_search import improve
-from chita_sklearn.core.search.swap_state import DRIFT, SwapState, _explained
+from chita_sklearn.core.search.swap_state import DRIFT, SwapState, explained
 from chita_sklearn.core.search.working_set import WorkingSet
 
 KINDS = ["cardinality", "including", "per block", "n of m", "floor"]
@@ -194,11 +194,11 @@ def test_rows_that_could_not_gain_are_left_out(oracle, monkeypatch):
     state = SwapState(on_all(oracle.Case(X, y), Cardinality(20)), np.arange(20))
     scored = []
 
-    def explained(T, *others):
+    def counted(T, *others):
         scored.append(len(T))
-        return _explained(T, *others)
+        return explained(T, *others)
 
     monkeypatch.setattr(module, "BLOCK", 1)
-    monkeypatch.setattr(module, "_explained", explained)
+    monkeypatch.setattr(module, "explained", counted)
     state.best()
     assert sum(scored) <= 10
