@@ -147,6 +147,8 @@ def failing(rank, size, how, options):
 
     from chita_torch.ranks import Ranks
 
+    # (Ctrl-C is ignored in what a shell has started in the background.)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     model = conv()
     before, calls = hashed(model), [0]
     timeout = 2 if how == "hang" else 20
