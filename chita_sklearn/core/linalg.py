@@ -71,14 +71,14 @@ def _counts(api: str) -> list[tuple[Any, int]]:
     torch = sys.modules.get("torch")
     if torch is not None:  # sets its number in a thread when first asked, not before
         torch.get_num_threads()
-    loaded = _libraries(api, torch is not None)
+    loaded = _pools(torch is not None).select(user_api=api).lib_controllers
     return [(library, library.get_num_threads()) for library in loaded]
 
 
 @cache
-def _libraries(api: str, torch: bool) -> list[Any]:
-    """Looked for again once `torch` is imported, which brings its own."""
-    return ThreadpoolController().select(user_api=api).lib_controllers
+def _pools(torch: bool) -> ThreadpoolController:
+    """Looked for again once `torch` is imported, which brings its own: 10 ms each."""
+    return ThreadpoolController()
 
 
 _LIMIT = _Limit()

@@ -24,11 +24,11 @@ from ..linalg import one_thread
 from ..patterns.groups import Groups
 from ..refit.backsolve import backsolve, unsolved
 from ..search.groups import GroupSearch
+from ..search.local_search import GAINED
 from ..solution import Solution, Status
 
 ROOM = 3  # columns of a working set: ROOM times those of a support, at least
 ROUNDS = 20  # working sets at most
-GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
 
 def search_groups(

@@ -14,9 +14,8 @@ import numpy as np
 from ..arrays import Array, to_host
 from ..problem.many_targets import ManyTargets
 from ..search.exchange import GAIN, TargetState, exchange
+from ..search.local_search import GAINED
 from .targets import EXCHANGED, ROUNDS
-
-GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
 
 def search_pooled(

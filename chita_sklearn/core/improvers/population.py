@@ -85,7 +85,8 @@ class Population:
             return C, self._whole
         former, self._promising = self._promising, {}
         for S in best:
-            key, known = S.tobytes(), former.get(S.tobytes())
+            key = S.tobytes()
+            known = former.get(key)
             self._promising[key] = promising(W, S, size) if known is None else known
         # The first choice of each, then the second of each, and so on.
         wanted = np.stack(list(self._promising.values())).T.ravel()

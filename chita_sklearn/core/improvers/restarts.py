@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problem.least_squares import LeastSquares
-from ..search.local_search import forward, improve
+from ..search.local_search import GAINED, forward, improve
 from ..search.walkers import together
 from ..search.working_set import WorkingSet, spare
 from .population import Population
@@ -42,7 +42,6 @@ MET = 100  # local optima that are kept for those who ask for more than one solu
 # led to the best one: where it came late, a better one may come later still.
 ROUND, PATIENCE = 3, 2
 STALE = 5  # rounds in a row in which a population finds nothing better, and then ends
-GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 
 
 class Restarts:

@@ -29,13 +29,13 @@ from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import unsolved
 from ..refit.nonnegative import nonnegative, signed_backsolve
 from ..search.cone import Cone, exchange_bounds, leaving
+from ..search.local_search import GAINED
 from ..search.working_set import WorkingSet
 from ..solution import Solution, Status, with_bound
 from .dual import HOPELESS, SHRINK, Dual, costly
 
 ROOM, MORE = 6, 150  # columns of a working set: ROOM k, and k + MORE, at least
 ROUNDS = 20  # working sets at most
-GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 MIXED = 500  # coordinates of a mixture of supports at most
 
 

@@ -22,6 +22,7 @@ from .working_set import TINY, WorkingSet
 # Shares of k by which forward selection goes too far, before the excess is dropped.
 EXCESS = (0.25, 1.0)
 GAIN = 1e-10  # share of the explained part of n F that a swap must gain
+GAINED = 1 + GAIN  # what a better support explains, over what the best one does
 NOISE = 1e-18  # the same for a coordinate that joins: gains are squares of rounding
 
 

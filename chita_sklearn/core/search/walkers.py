@@ -21,8 +21,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..linalg import inverse
-from .local_search import NOISE
-from .swap_state import DEPENDENT
+from .local_search import GAINED, NOISE
+from .swap_state import joining, own_part
 from .working_set import TINY, WorkingSet
 
 # Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
@@ -35,7 +35,6 @@ TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
 # above which it does not join: the update would multiply rounding errors by as much.
 INFLATED = 1e7
 RENEWED = 40  # steps after which all is computed from scratch
-GAINED = 1 + 1e-10  # what a better support explains, over what the best one does
 ROUGH = np.float32  # of what only tells which swap to take
 DRIFT = 1e-5  # of what it costs to leave, by which a gain may be off for that
 
@@ -248,13 +247,11 @@ def _forward(W: WorkingSet, draws: np.ndarray) -> np.ndarray:
     S = np.empty((count, size), dtype=np.intp)
     V = np.empty((count, size, m))  # as in `local_search.forward`
     q, d = np.tile(W.g, (count, 1)), np.tile(W.h, (count, 1))
-    least = DEPENDENT * W.h + TINY
     floor = NOISE * float(np.max(W.g**2 / np.maximum(W.h, TINY), initial=0))
     whole, few = np.ones(count, dtype=bool), min(CHOICES, m)
     for t in range(size):
-        gain = q**2
-        gain /= np.maximum(d, least)
-        gain[in_S | (d <= least)] = 0.0
+        gain = joining(q, d, W.h)
+        gain[in_S] = 0.0
         if not W.pattern.is_uniform:
             for b in each:
                 gain[b, ~W.may_join(in_S[b], gain[b])] = 0.0
@@ -264,7 +261,7 @@ def _forward(W: WorkingSet, draws: np.ndarray) -> np.ndarray:
         drawn = draws[:, t] * upto[:, -1]
         j = top[each, np.minimum(np.sum(upto <= drawn[:, None], axis=1), few - 1)]
         S[:, t], in_S[each, j] = j, True
-        root = np.sqrt(np.maximum(d[each, j], least[j]))[:, None]
+        root = np.sqrt(own_part(d[each, j], W.h[j]))[:, None]
         V[:, t] = W.H(j, slice(None))
         if t:
             V[:, t] -= (V[each, :t, j][:, None] @ V[:, :t])[:, 0]
