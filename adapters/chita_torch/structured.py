@@ -338,16 +338,20 @@ class _Bill:
 
     def saved(self, unit: Unit) -> float:
         """What would be saved without a unit."""
+        return self._saved(self._changes(unit))
+
+    def _saved(self, changes: Mapping[Part, tuple[int, int]]) -> float:
         total = 0.0
-        for part, (r, c) in self._changes(unit).items():
+        for part, (r, c) in changes.items():
             cost, rows, columns = self._left[part]
             total += cost * (rows * columns - (rows - r) * (columns - c))
         return total
 
     def remove(self, unit: Unit) -> None:
         """Take a unit off."""
-        self.total -= self.saved(unit)
-        for part, (r, c) in self._changes(unit).items():
+        changes = self._changes(unit)
+        self.total -= self._saved(changes)
+        for part, (r, c) in changes.items():
             self._left[part][1] -= r
             self._left[part][2] -= c
 

@@ -78,7 +78,8 @@ def kept_by(units: Iterable[Unit], layout: Layout, *, rows: bool = True) -> Tens
     matrices = {s.name: _matrix(mask, s) for s in layout.slots}
     for unit in units:
         for part, columns in unit.columns.items():
-            n = layout.slot(part.name).parameter.shape[layout.slot(part.name).sum_axis]
+            slot = layout.slot(part.name)
+            n = slot.parameter.shape[slot.sum_axis]
             for c in columns:
                 matrices[part.name][part.start : part.stop, c::n] = False
         for name, index in unit.rows.items() if rows else ():
