@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +36,7 @@ from chita_torch.statistics import collect, gram, place
 
 from . import language, mlpnet, resnet20
 from .layer_peers import PEERS, two_of_four
-from .pruning_data import data_folder, record, recorded
+from .pruning_data import data_folder, once, recorded
 from .pruning_runs import accuracy, count, loss_fn, prune_by_magnitude, table
 
 SPARSITIES = "0.5,0.6,0.7,0.8,0.9,0.95"
@@ -212,11 +211,8 @@ def main(argv: list[str] | None = None) -> int:
             methods = OF_PATTERN if text == PATTERN else METHODS
             for method in options.methods.split(";") if options.methods else methods:
                 key = {"network": network, "mode": method, "sparsity": sparsity}
-                if recorded("layers", key) and not options.again:
-                    continue
-                result = key | run(network, folder, method, sparsity)
-                record("layers", key, result)
-                print(json.dumps(result), flush=True)
+                one = partial(run, network, folder, method, sparsity)
+                once("layers", key, one, options.again)
     print(tables())
     return 0
 

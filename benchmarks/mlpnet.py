@@ -21,9 +21,9 @@ already there is not repeated (``--again`` does). Needs the optional data (READM
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from chita_torch import prune
 from chita_torch.state import mean_loss
 
-from .pruning_data import data_folder, record, recorded
+from .pruning_data import data_folder, once, recorded
 from .pruning_runs import (
     accuracy,
     compare_gradients,
@@ -170,11 +170,8 @@ def choose(folder: Path, options: argparse.Namespace) -> None:
             for seed in map(int, options.seeds.split(",")):
                 key = {"mode": "choose", "samples_per_gradient": samples}
                 key |= {"sparsity": sparsity, "seed": seed}
-                if recorded("mlpnet", key) and not options.again:
-                    continue
-                result = key | try_out(folder, samples, sparsity, seed)
-                record("mlpnet", key, result)
-                print(json.dumps(result), flush=True)
+                one = partial(try_out, folder, samples, sparsity, seed)
+                once("mlpnet", key, one, options.again)
 
 
 def choice_table(results: list[dict]) -> str:
@@ -245,11 +242,8 @@ def main(argv: list[str] | None = None) -> int:
             seeds = options.seeds.split(",") if mode != "magnitude" else ["0"]
             for seed in map(int, seeds):
                 key = {"mode": mode, "sparsity": sparsity, "seed": seed}
-                if recorded("mlpnet", key) and not options.again:
-                    continue
-                result = run(folder, mode, sparsity, seed)
-                record("mlpnet", key, result)
-                print(json.dumps(result), flush=True)
+                one = partial(run, folder, mode, sparsity, seed)
+                once("mlpnet", key, one, options.again)
     print(tables())
     return 0
 

@@ -32,11 +32,11 @@ FOLDS = 5
 CLOSE = 0.01  # of R2: as good as the best
 
 
-def chita(**settings: Any) -> Any:
+def chita(cv: Any = FOLDS, **settings: Any) -> Any:
     """Ours, with defaults."""
     from chita_sklearn import ChitaRegressorCV
 
-    return ChitaRegressorCV(cv=FOLDS, random_state=0, **settings)
+    return ChitaRegressorCV(cv=cv, random_state=0, **settings)
 
 
 def lasso() -> Any:
@@ -118,10 +118,7 @@ def repeated() -> Any:
     """Five folds, four times."""
     from sklearn.model_selection import RepeatedKFold
 
-    from chita_sklearn import ChitaRegressorCV
-
-    cv = RepeatedKFold(n_splits=5, n_repeats=4, random_state=0)
-    return ChitaRegressorCV(cv=cv, random_state=0)
+    return chita(RepeatedKFold(n_splits=FOLDS, n_repeats=4, random_state=0))
 
 
 METHODS: dict[str, Callable[[], Any]] = {

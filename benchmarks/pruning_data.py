@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .problems import ROOT
@@ -30,6 +31,17 @@ def recorded(benchmark: str, key: dict | None = None) -> list[dict]:
     path = RESULTS / f"{benchmark}.json"
     results = json.loads(path.read_text()) if path.exists() else []
     return [r for r in results if all(r.get(k) == v for k, v in (key or {}).items())]
+
+
+def once(
+    benchmark: str, key: dict, run: Callable[[], dict], again: bool = False
+) -> None:
+    """Run what is not on file (or ``again``); record it under ``key`` and print it."""
+    if recorded(benchmark, key) and not again:
+        return
+    result = key | run()
+    record(benchmark, key, result)
+    print(json.dumps(result), flush=True)
 
 
 def record(benchmark: str, key: dict, result: dict) -> None:

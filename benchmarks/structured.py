@@ -26,11 +26,11 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ from chita_torch import compact, prune
 from chita_torch.state import recalibrate_batchnorm
 
 from . import mlpnet, resnet20
-from .pruning_data import data_folder, record, recorded
+from .pruning_data import data_folder, once, recorded
 from .pruning_runs import Batch, accuracy, loss_fn
 
 SPARSITIES = (0.3, 0.5, 0.7)
@@ -278,11 +278,12 @@ def main(argv: list[str] | None = None) -> int:
             map(float, options.sparsities.split(",")), options.methods.split(";")
         ):
             key = {"net": net, "method": method, "sparsity": sparsity, "seed": seed}
-            if recorded("structured", key) and not options.again:
-                continue
-            result = key | run(task, method, sparsity, seed)
-            record("structured", key, result)
-            print(json.dumps(result), flush=True)
+            once(
+                "structured",
+                key,
+                partial(run, task, method, sparsity, seed),
+                options.again,
+            )
     print(tables())
     return 0
 
