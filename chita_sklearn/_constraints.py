@@ -205,9 +205,9 @@ def _labels(groups: Any, n_features: int) -> np.ndarray:
 
 def _signs(positive: Any, n_features: int) -> np.ndarray | None:
     """A sign for each feature, or None where there is none to keep."""
-    signs = np.asarray(positive)
-    if signs.ndim == 0:
+    if isinstance(positive, bool | np.bool_):
         return np.ones(n_features) if positive else None
+    signs = np.asarray(positive)  # without dimensions where it is a dict or a set
     if signs.shape != (n_features,) or not np.all(np.isin(signs, (-1, 0, 1))):
         msg = (
             f"positive must be True, False, or {n_features} numbers that are -1, 0 or "

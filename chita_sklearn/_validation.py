@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from sklearn.model_selection import check_cv
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_array
 
 from ._compat import (
@@ -119,6 +119,20 @@ def checked_data(
     # Neither y nor the weights are rounded to a float32 X: the core computes in
     # float64, and only what it returns is of X's dtype.
     return X, y, checked_weights(sample_weight, X, xp), xp
+
+
+def checked_targets(y: Array, target_support: str) -> Array:
+    """Return y of one target as a vector; several are to be solved as one problem."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        if target_support != "separate":
+            return y
+        msg = (
+            f"y has {y.shape[1]} targets, and one k for each is not chosen at once. "
+            "Pass target_support='shared' for the same features of all, or fit one "
+            "column of y at a time."
+        )
+        raise ValueError(msg)
+    return column_or_1d(y, warn=True)
 
 
 def refuse_dask(caller: str, **arrays: Any) -> None:
@@ -306,6 +320,12 @@ def checked_priors(prior: Any, X: Any, y: Array, xp: Any) -> list[Array | None]:
     n_features, n_targets = int(X.shape[1]), 1 if y.ndim == 1 else int(y.shape[1])
     if prior is None:
         return [None] * n_targets
+    if isinstance(prior, Mapping):
+        msg = (
+            "coef_prior is a mapping, and features go by their places. Pass one number "
+            f"for each of the {n_features} features of X, in their order."
+        )
+        raise TypeError(msg)
     _, _, device = get_namespace_and_device(X)
     prior = check_array(
         follow(prior, xp, device),

@@ -15,7 +15,7 @@ from typing import Any, Self, get_args
 import numpy as np
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv
-from sklearn.utils import Tags, column_or_1d
+from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -55,6 +55,7 @@ from ._validation import (
     checked_cv,
     checked_folds,
     checked_priors,
+    checked_targets,
     present,
     resolved_ks,
     resolved_ridges,
@@ -437,8 +438,7 @@ class ChitaRegressorCV(ChitaRegressor):
         metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
         inputs = {"X": X, "y": y, "metadata": metadata | params or None}
         X, y, sample_weight, xp = self._validated(X, y, sample_weight)
-        if y.ndim == 1 or y.shape[1] == 1 or self.target_support == "separate":
-            y = column_or_1d(y, warn=True)
+        y = checked_targets(y, self.target_support)
         priors = checked_priors(self.coef_prior, X, y, xp)
         names = getattr(self, "feature_names_in_", None)
         grid = self._grid(int(X.shape[1]), names, len(priors))

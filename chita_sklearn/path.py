@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_X_y, column_or_1d
+from sklearn.utils import check_X_y
 
 from ._compat import _get_feature_names, on_host
 from ._constraints import resolved_constraints
@@ -24,6 +24,7 @@ from ._validation import (
     check_parameters,
     checked_data,
     checked_priors,
+    checked_targets,
     present,
     resolved_ks,
     resolved_seed,
@@ -336,8 +337,7 @@ def chita_path(
             caller="chita_path",
             check=partial(check_X_y, estimator="chita_path"),
         )
-        if y.ndim == 1 or y.shape[1] == 1 or target_support == "separate":
-            y = column_or_1d(y, warn=True)
+        y = checked_targets(y, target_support)
         priors = checked_priors(coef_prior, X, y, xp)
         X, y, sample_weight = present(X, y, sample_weight)
     constraints = resolved_constraints(

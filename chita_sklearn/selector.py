@@ -78,7 +78,7 @@ class ChitaSelector(SelectorMixin, BaseEstimator):
         "estimator": [ChitaRegressor, None],
     }
     _remedies = {  # noqa: RUF012
-        "k": REMEDIES["k"],
+        "k": f"{REMEDIES['k']} A regressor goes by name: estimator=.",
         "estimator": "Pass a ChitaRegressor or a ChitaRegressorCV, or None.",
     }
 

@@ -405,6 +405,8 @@ def test_signs_in_cross_validation_and_with_several_targets():
             r"positive must be True, False, or 20 numbers.*\[1, 1\]",
         ),
         ({"positive": [2] * 20}, "that are -1, 0 or 1"),
+        ({"positive": {3: 1}}, r"Got \{3: 1\} instead"),
+        ({"positive": {3}}, r"Got \{3\} instead"),
         ({"positive": "yes"}, "'positive' parameter.*Pass True, False, or a sign"),
         (
             {"positive": True, "solver": "dual"},
@@ -760,9 +762,9 @@ def test_several_targets_in_cross_validation():
 
 def test_several_targets_are_refused_where_each_would_have_its_own_path():
     X, Y = three_targets()
-    with pytest.raises(ValueError, match="y should be a 1d array"):
+    with pytest.raises(ValueError, match=r"3 targets.*target_support='shared'"):
         chita_path(X, Y, 3)
-    with pytest.raises(ValueError, match="y should be a 1d array"):
+    with pytest.raises(ValueError, match=r"3 targets.*target_support='shared'"):
         ChitaRegressorCV(3).fit(X, Y)
     pattern = "criterion='ebic' and target_support cannot be combined: a criterion"
     with pytest.raises(ValueError, match=pattern):

@@ -523,7 +523,7 @@ def test_a_column_is_a_target_and_two_are_not(data):
     with pytest.warns(DataConversionWarning, match="column-vector"):
         model.fit(X, y[:, None])
     assert model.coef_.shape == (8,)
-    with pytest.raises(ValueError, match="1d array"):
+    with pytest.raises(ValueError, match=r"2 targets.*target_support='shared'"):
         model.fit(X, np.column_stack([y, y]))
     assert not hasattr(model, "coef_")
 

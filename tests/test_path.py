@@ -338,7 +338,7 @@ def test_a_column_is_a_target_and_two_are_not():
     with pytest.warns(DataConversionWarning, match="column-vector"):
         path = chita_path(X, y[:, None], 2)
     assert_allclose(path.coefs, chita_path(X, y, 2).coefs)
-    with pytest.raises(ValueError, match="1d array"):
+    with pytest.raises(ValueError, match=r"2 targets.*target_support='shared'"):
         chita_path(X, np.column_stack([y, y]), 2)
 
 
