@@ -241,8 +241,9 @@ class Batches:
         if once or isinstance(source, Tensor):
             msg = (
                 "batches must be iterable again and again (a DataLoader, a list of "
-                f"batches); got {type(source).__name__}. list(batches) makes it so, "
-                "tensor.split(size) cuts a tensor into batches."
+                f"batches); got {type(source).__name__}. DataLoader(dataset, "
+                "batch_size=64) makes them of a dataset, tensor.split(64) of a tensor, "
+                "list(batches) of a generator."
             )
             raise TypeError(msg)
         if ranks.size > 1:

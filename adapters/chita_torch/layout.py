@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ Selector: TypeAlias = str | type | Callable[[str, Tensor], bool]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_RECURRENT_WEIGHT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")  # as torch has
 
 
 @dataclass(frozen=True, eq=False)  # tensors are not compared by ==
@@ -402,23 +405,31 @@ def _kinds(model: nn.Module) -> tuple[set[str], dict[str, set[str]]]:
     left = {"adapters": weights & adapters, "routers": weights & experts.routers}
     weights -= adapters | experts.routers
     left["frozen"] = frozen_among(parameters, weights, adapters)
+    left["recurrent"] = {
+        join(prefix, own)
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _RECURRENT)
+        for own in module._parameters
+        if _RECURRENT_WEIGHT.fullmatch(own)
+    }
     return weights - left["frozen"], left
 
 
 def left_out(
     model: nn.Module,
+    pruned: Iterable[str],
     include: Selector | Iterable[Selector] | None = None,
     exclude: Selector | Iterable[Selector] | None = None,
 ) -> tuple[str, ...]:
     """Say which weights are no default for what they are, and what is for lack of it.
 
-    Nothing where ``include`` says what to prune.
+    Nothing where ``include`` says what to prune, nor of those that are ``pruned``.
     """
     if include is not None:
         return ()
     excluded = set().union(*(_matches(model, s, None) for s in _listed(exclude)))
     default, left = _kinds(model)
-    own = {name for name, _ in model.named_parameters()}
+    own = {name for name, _ in model.named_parameters()} - {*pruned}
     notes = []
     for kind, what in _LEFT_OUT.items():
         if names := sorted((left[kind] & own) - excluded):
@@ -438,6 +449,7 @@ _LEFT_OUT = {
     "adapters": "they are parts of adapters",
     "routers": "they choose among experts",
     "frozen": "they are frozen and others train",
+    "recurrent": "they are of recurrent layers",
 }
 
 
@@ -454,14 +466,16 @@ def _matches(
     if isinstance(selector, type):
         inside = [n for n, m in modules.items() if isinstance(m, selector)]
         found = _weights_inside(inside, parameters, default)
-        known = sorted({type(m).__name__ for m in modules.values()})
+        some = [n for n in modules if _weights_inside([n], parameters, default)]
+        known = sorted({type(modules[n]).__name__ for n in some})
         wanted = selector.__name__
     elif isinstance(selector, str):
         inside = [n for n in modules if fnmatch.fnmatchcase(n, selector)]
         found = _weights_inside(inside, parameters, default)
         if not found:
             found = {n for n in parameters if fnmatch.fnmatchcase(n, selector)}
-        known = [*filter(None, modules), *parameters]
+        some = [n for n in modules if _weights_inside([n], parameters, default)]
+        known = [*filter(None, some), *parameters]
         wanted = selector
     elif callable(selector) and not isinstance(selector, nn.Module):
         return {n for n, t in parameters.items() if selector(n, t)}
@@ -484,7 +498,12 @@ def _weights_inside(
     inside, own = set(), set()
     for prefix in prefixes:
         inside |= {n for n in parameters if not prefix or n.startswith(prefix + ".")}
-        own |= {join(prefix, "weight")} & parameters.keys()
+        for n in inside:
+            where, _, last = n.rpartition(".")
+            if where == prefix and (
+                last == "weight" or _RECURRENT_WEIGHT.fullmatch(last)
+            ):
+                own.add(n)
     if default is None:
         return inside
     return (inside & default) or own

@@ -178,9 +178,9 @@ def prune(
         ``(name, parameter) -> bool``. A name is tried on modules first, and stands for
         the default weights inside; then on parameters. Default: the weights of linear
         and convolution layers, attention projections and experts; never biases, norms,
-        embeddings (and weights tied to them), routers of experts, adapters such as
-        LoRA's, or weights that are frozen beside others that train, unless included.
-        The report names the last three.
+        embeddings (and weights tied to them), recurrent layers, routers of experts,
+        adapters such as LoRA's, or weights that are frozen beside others that train,
+        unless included. The report names the last four.
     min_density : float or dict of str to float, default=0.0
         Share of each layer that is kept whatever the global budget says; or of the
         layers that match a name. (A layer that is to be 80 % sparse at most: 0.2.) Of
@@ -366,7 +366,7 @@ def prune(
     if objective != "gradients":
         targets = [join_targets(targets)]  # the layers are solved one by one anyway
     layout = Layout.join([target.layout for target in targets])
-    left = left_out(model, include, exclude)
+    left = left_out(model, layout.names, include, exclude)
     original = layout.gather()
     generator = torch.Generator()
     if random_state is None:
@@ -402,7 +402,7 @@ def prune(
             block_size,
             solve_on,
             seed,
-            lambda count: bar.update(count),
+            lambda done, count: bar.update(count) if done == unit else None,
             ranks=ranks,
         )
         spent: tuple[str, ...] = ()
@@ -425,7 +425,7 @@ def prune(
             size = matrix_bytes(n_rows, largest, original.dtype) / 2**20
             logger.info("gradient matrix: %d x %d, %.1f MiB", n_rows, largest, size)
             total: int | None = len(fractions) * len(targets) * n_rows
-            label = f"gradients ({n_rows} x {largest:,}, {size:.0f} MiB)"
+            unit, label = "rows", f"gradients ({n_rows} x {largest:,}, {size:.0f} MiB)"
         else:
             reconstruction = Reconstruction(
                 setting,
@@ -438,7 +438,8 @@ def prune(
             )
             size = check_memory(layout, solve_on) / 2**20
             logger.info("moments of the layers: %.1f MiB", size)
-            notes, total, label = (), None, f"layers (moments {size:.0f} MiB)"
+            notes, total = (), None
+            unit, label = "layers", f"solving (moments {size:.0f} MiB)"
             if by_units:
                 method = structured = ByUnits(reconstruction, cost)
             elif objective == "auto" and data.calibrated:
@@ -459,7 +460,7 @@ def prune(
                         "objective='auto' is 'reconstruction' here.",
                     )
         shown = progress and ranks.rank == 0
-        bar = tqdm(total=total, desc=label, unit="row", disable=not shown)
+        bar = tqdm(total=total, desc=label, unit=f" {unit}", disable=not shown)
         masks: dict[str, Tensor] = {}
         done: list[Stage] = []
         loss = loss_before = _calibration_loss(setting)

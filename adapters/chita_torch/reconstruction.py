@@ -373,6 +373,7 @@ class Reconstruction:
                 slot = layout.slot(part.name)
                 whole = slot.unflatten(flat[slot.start : slot.stop])
                 written[part.name] = whole.to(slot.parameter)
+                setting.progress("layers", 1)
         return Layers(torch.where(mask, flat, 0.0), mask, _by_layer(fits))
 
     def _minimise(

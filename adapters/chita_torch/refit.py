@@ -167,7 +167,7 @@ def refit(
             block_size=None,
             device=solve_on,
             random_state=0,
-            on_row=lambda count: None,
+            progress=lambda done, count: None,
             ranks=ranks,
         )
         task = Reconstruction(

@@ -383,7 +383,9 @@ class PruningReport:
                 f"{stage.chosen.ridge:.1e}",
                 f"{stage.chosen.step:g}",
                 f"{stage.loss_before:.4f} -> {stage.chosen.loss:.4f}",
-                f"{stage.predicted_change:+.4f}",
+                ""
+                if math.isnan(stage.predicted_change)  # magnitude has no model
+                else f"{stage.predicted_change:+.4f}",
                 _percent(stage.gap),
             )
             for number, stage in enumerate(self.stages, start=1)

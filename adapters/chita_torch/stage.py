@@ -199,7 +199,7 @@ class Setting:
     block_size: int | None
     device: torch.device
     random_state: int
-    on_row: Callable[[int], object]
+    progress: Callable[[str, int], object]  # takes what was done, and how many of them
     used: set[str] = field(default_factory=set)  # weights that have had a gradient
     ranks: Ranks = field(default_factory=Ranks)  # this process alone
 
@@ -405,7 +405,7 @@ def rows_of_stage(setting: Setting, layout: Layout, n: int) -> Gradients:
             len(micro_batches),
             samples_per_gradient=data.samples_per_gradient,
             device=setting.device,
-            on_row=setting.on_row,
+            on_row=partial(setting.progress, "rows"),
         )
 
 

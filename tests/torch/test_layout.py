@@ -67,6 +67,9 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(trained, argument):
         select(trained["conv"][0], **{argument: "heed"})
     with pytest.raises(ValueError, match=r"'Conv3d' matches no.*'Conv2d'"):
         select(trained["conv"][0], **{argument: nn.Conv3d})
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(ValueError, match=r"'ReLU' matches no.*nearest: \['Linear'"):
+        select(model, **{argument: nn.ReLU})  # itself it has no weights
 
 
 def test_selector_of_another_kind_is_refused(trained):

@@ -445,18 +445,24 @@ def test_a_module_used_twice_is_solved_for_both_uses():
     assert report.n_kept == 24
 
 
-def test_recurrent_weights_are_pruned_by_their_gradients_and_named():
+class WithMemory(nn.Module):
+    """A recurrent layer and a linear one."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "include",
+    [["rnn", "head"], ["rnn.weight*", "head"], [nn.LSTM, "head"], ["*", nn.LSTM]],
+)
+def test_recurrent_weights_are_pruned_by_their_gradients_and_named(include):
     torch.manual_seed(0)
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 2)
-
-        def forward(self, x):
-            return self.head(self.rnn(x)[0][:, -1])
-
-    model = Net()
+    model = WithMemory()
     x = torch.randn(80, 3, 4)
     y = (x.sum(dim=(1, 2)) > 0).long()
     batches = list(zip(x.split(16), y.split(16), strict=True))
@@ -464,11 +470,22 @@ def test_recurrent_weights_are_pruned_by_their_gradients_and_named():
     def loss_fn(net, batch):
         return nn.functional.cross_entropy(net(batch[0]), batch[1])
 
-    report = prune(
-        model, batches, loss_fn, sparsity=0.5, include=["rnn.weight*", "head"], **QUICK
-    )
+    report = prune(model, batches, loss_fn, sparsity=0.5, include=include, **QUICK)
+    assert list(report.masks) == ["rnn.weight_ih_l0", "rnn.weight_hh_l0", "head.weight"]
     assert report.n_kept == round(0.5 * report.n_weights)
     assert any("rnn.weight_ih_l0" in note for note in report.notes)
+
+
+def test_recurrent_weights_are_no_default_and_the_report_says_so():
+    torch.manual_seed(0)
+    batches = list(torch.randn(80, 3, 4).split(16))
+    model = WithMemory()
+    report = prune(model, batches, None, sparsity=0.5, **QUICK)
+    assert list(report.masks) == ["head.weight"]
+    (note,) = (note for note in report.notes if "rnn.weight_hh_l0" in note)
+    assert note.startswith("Left out, as they are of recurrent layers")
+    report = prune(model, batches, None, sparsity=0.6, exclude="rnn", **QUICK)
+    assert not any("recurrent" in note for note in report.notes)
 
 
 def test_without_labels_the_networks_own_predictions_serve(mlp):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -33,6 +34,21 @@ def test_the_table_shows_every_layer_and_the_total(report):
         assert f"{layer.sparsity:.2%}" in line.split()
     assert "75.00%" in text
     assert f"{report.loss_after:.4f}" in text
+
+
+def test_what_is_not_known_is_left_blank(mlp):
+    report = prune(*mlp, sparsity=0.5, pattern="units", **QUICK)
+    assert math.isnan(report.stages[0].predicted_change)
+    assert "nan" not in str(report)
+
+
+def test_the_bar_counts_rows_of_gradients_or_layers_solved(mlp, capsys):
+    options = {**QUICK, "progress": True, "calibration": 0.0, "ridge": 1e-2}
+    prune(*mlp, sparsity=0.2, objective="gradients", first_order=True, **options)
+    assert re.search(r"gradients \(20 x .* 20/20 .* rows", capsys.readouterr().err)
+    prune(*mlp, sparsity=0.4, objective="reconstruction", **options)
+    n_layers = sum(isinstance(module, nn.Linear) for module in mlp[0].modules())
+    assert re.search(rf"solving \(.* {n_layers} layers", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
