@@ -36,6 +36,7 @@ from .arrays import Array, on_host
 REFLECTED, JOINING, JOINING_LEAST = 16, 4, 256
 MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 EPS = float(np.finfo(np.float64).eps)
+ZERO = 1e-12  # of the largest eigenvalue: one that is no more is rounding
 
 
 class _Limit:
@@ -401,11 +402,20 @@ class Spectrum(NamedTuple):
     def solve(self, R: Array, shift: float) -> Array:
         """R (G + shift I)^-1 for rows R, shape (t, d). O(t d r)."""
         xp = array_namespace(R)
+        back = xp.matrix_transpose(self.Q)
         inside = R @ self.Q
-        solved = (inside / (self.E + shift)) @ xp.matrix_transpose(self.Q)
         if self.Q.shape[1] == self.Q.shape[0]:
-            return solved
-        return solved + (R - inside @ xp.matrix_transpose(self.Q)) / shift
+            return (inside / (self.E + shift)) @ back
+        # R is divided by the shift, and only what differs in the span of Q corrected.
+        return R / shift - (inside * (self.E / (self.E + shift) / shift)) @ back
+
+    def without_zeros(self) -> Spectrum:
+        """Return the same matrix without its eigenvalues of zero: shorter products."""
+        xp = array_namespace(self.E)
+        if not self.E.shape[0]:
+            return self
+        first = int(xp.count_nonzero(self.E <= ZERO * xp.max(self.E)))
+        return Spectrum(self.Q[:, first:], self.E[first:])
 
 
 def spectrum(G: Array) -> Spectrum:
@@ -421,7 +431,5 @@ def spectrum(G: Array) -> Spectrum:
 def spectrum_of_rows(A: Array) -> Spectrum:
     """Return the spectrum of A'A of an A with few rows, from the n x n A A'."""
     xp = array_namespace(A)
-    U, E = spectrum(A @ xp.matrix_transpose(A))
-    first = int(xp.count_nonzero(E <= 1e-12 * xp.max(E)))
-    E, U = E[first:], U[:, first:]
+    U, E = spectrum(A @ xp.matrix_transpose(A)).without_zeros()
     return Spectrum(xp.matrix_transpose(A) @ (U / xp.sqrt(E)), E)

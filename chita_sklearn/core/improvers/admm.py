@@ -188,7 +188,7 @@ def admm_start(
     if p <= WORKING_SET_UP_TO or p <= problem.n_rows:
         G = problem.select(every).gram()
     if G is not None and p <= problem.n_rows:
-        eigen = spectrum(G)
+        eigen = spectrum(G).without_zeros()
     else:
         eigen = spectrum_of_rows(problem.columns(every))
     if p <= WORKING_SET_UP_TO and on_host(problem.b):
