@@ -5,7 +5,7 @@ What is done about a singular Gram matrix is decided here, in two ways for two p
 least multiple of the diagonal that makes the factor exist, and says how much. `inverse`
 serves a search, which compares supports by what they explain: it damps a singular
 matrix so much that the value lost exceeds what rounding could add, so that no support
-wins by rounding.
+wins by rounding. No other file of the core catches a failed factorisation.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def damped_cholesky(
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))
     one = diagonal / root**2
     trusted = sure and not on_host(G)
-    first = 8 * max(G.shape[0], 1) * float(xp.finfo(xp.float64).eps)
+    first = 8 * max(G.shape[0], 1) * EPS
     if G.dtype != xp.float64 and not trusted:
         L, good = _factor(_with_diagonal(_scaled(G, root), one))
         if bool(good):
@@ -356,9 +356,10 @@ def factor(M: np.ndarray) -> np.ndarray:
     L, info = dpotrf(M.T, lower=True, clean=False, overwrite_a=True)
     # A pivot lost in rounding passes as positive now and then, and solves nothing.
     lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * diagonal))
-    # Damped so much that what rounding adds to the inverse stays below what the
-    # damping takes from the support's value: it cannot win by rounding.
-    damping = 1e-8
+    # Damped so much that what rounding adds to the inverse, some EPS / damping, stays
+    # below what the damping takes from the support's value, of which some copies of a
+    # column leave each a part: it cannot win by rounding.
+    damping = 1e-7
     while info or lost:
         lost = False
         mirror(L)  # from the upper triangle, as it was
@@ -374,6 +375,17 @@ def inverse(M: np.ndarray) -> np.ndarray:
         return M
     lower, _ = dpotri(factor(M), lower=True, overwrite_c=True)
     return mirror(lower.T)
+
+
+def inverses(M: np.ndarray) -> np.ndarray:
+    """Inverses of many small symmetric matrices, shape (B, s, s), in one call.
+
+    Where that meets an exact zero for a pivot, each by itself, as in `inverse`.
+    """
+    try:
+        return np.linalg.inv(M)
+    except np.linalg.LinAlgError:
+        return np.stack([inverse(each.copy()) for each in M])
 
 
 def minus(M: np.ndarray, X: np.ndarray, R: np.ndarray) -> np.ndarray:

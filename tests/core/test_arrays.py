@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -25,6 +26,8 @@ from chita_sklearn.core.linalg import (
     add_outer,
     cholesky_solve,
     damped_cholesky,
+    inverse,
+    inverses,
     mirror,
     triangular,
 )
@@ -126,6 +129,40 @@ def test_a_singular_matrix_is_damped_no_more_than_it_needs(backend, M, overwrite
     near = {"float64": 1e-12, "float32": 1e-6}[backend.dtype]
     wanted = M / units / units[:, None]
     assert np.allclose((host @ host.T) / units / units[:, None], wanted, atol=near)
+
+
+def test_inverses_of_many_are_those_of_each():
+    A = np.random.default_rng(0).standard_normal((5, 8, 3))
+    M = np.matrix_transpose(A) @ A
+    for own, both in zip(M, inverses(M), strict=True):
+        assert np.allclose(own @ both, np.eye(3), atol=1e-10)
+    assert inverses(np.empty((4, 0, 0))).shape == (4, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("M", "g"),
+    [
+        ([[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0]),
+        ([[1.0, 0.0], [0.0, 0.0]], [1.0, 0.0]),
+        ([[1.0, 1e-9], [1e-9, 1e-18]], [1.0, 1e-9]),
+        (np.ones((5, 5)), np.ones(5)),
+    ],
+    ids=["copies", "a column of zeros", "copies in other units", "five copies"],
+)
+def test_no_singular_support_explains_more_than_its_columns_can(M, g):
+    # y is the first column: that alone explains all of ||y||^2 = 1, and no copy more.
+    M, g = np.asarray(M), np.asarray(g)
+    for P in (inverse(M.copy()), inverses(np.stack([np.eye(len(M)), M]))[1]):
+        assert np.all(np.isfinite(P))
+        assert 1 - 1e-6 < g @ P @ g <= 1
+
+
+def test_failed_factorisations_are_caught_in_one_file():
+    core = Path(linalg_module.__file__).parent
+    files = {
+        path.name for path in core.rglob("*.py") if "LinAlgError" in path.read_text()
+    }
+    assert files == {"linalg.py"}
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from dataclasses import replace
 
 from ..arrays import Array, numbers
 from ..certificate import Fixed, certified, decided, relative_gap
+from ..linalg import EPS
 from ..patterns.matroids import Pattern
 from ..problem.base import Rows
 from ..refit.backsolve import backsolve, backsolver
@@ -57,9 +58,8 @@ class Dual:
         self._constant = problem.penalty(problem.zeros(problem.p))
         # A sum of m products in float64, in any order, is off by at most gamma_m times
         # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
-        eps = float(xp.finfo(xp.float64).eps)
-        self._gamma_n = (problem.terms + 8) * eps
-        self._gamma_p = (space.total(problem.p) + 8) * eps
+        self._gamma_n = (problem.terms + 8) * EPS
+        self._gamma_p = (space.total(problem.p) + 8) * EPS
         norms = problem.raw_norms()
         mask = space.best_mask(pattern, norms)
         self._spread = float(space.sum_over(mask, norms)) ** 0.5

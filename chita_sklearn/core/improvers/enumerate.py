@@ -22,11 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import mask_of, to_host
+from ..linalg import EPS, inverses
 from ..patterns.matroids import Pattern
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
-from ..refit.minimum import EPS, EXACT, bounded, settled
+from ..refit.minimum import EXACT, bounded, settled
 from ..solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
@@ -153,10 +154,7 @@ class _Score:
             zeros = np.zeros(len(S))
             return _Scores(S, zeros, zeros)
         H, g = self._H[S[:, :, None], S[:, None, :]], self.g[S]
-        try:
-            P = np.linalg.inv(H)
-        except np.linalg.LinAlgError:
-            return _Scores(S, np.full(len(S), -np.inf), np.full(len(S), np.inf))
+        P = inverses(H)  # of a singular one, damped: the intervals say how far off
         v = _times(P, g)
         r = g - _times(H, v)
         lost = np.eye(size) - H @ P

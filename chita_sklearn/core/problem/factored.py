@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
+from ..linalg import EPS
 from .least_squares import LeastSquares
-
-EPS = float(np.finfo(np.float64).eps)
 
 
 class Factored(LeastSquares):

@@ -36,13 +36,12 @@ import scipy.linalg
 
 from ..arrays import Array, indices, scatter, to_host
 from ..doubled import length_squared, total, two_product, two_sum
-from ..linalg import triangular
+from ..linalg import EPS, triangular
 from ..problem.base import Quadratic, Rows
 from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..solution import Solution
 
-EPS = float(np.finfo(np.float64).eps)
 # A solution is called optimal where its objective is above a lower bound by at most
 # this share of itself: sums of many numbers, and coefficients that are rounded, cost
 # three of the 16 digits of float64.
