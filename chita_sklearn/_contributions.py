@@ -63,6 +63,10 @@ def contributions(
     losses = [np.full(len(part.features), np.nan) for part in parts]
     entries = [np.zeros(len(part.features), dtype=np.int64) for part in parts]
     for targets in together:
+        if labels is None and len(targets) == 1:
+            (t,) = targets
+            losses[t], entries[t] = _one_by_one(parts[t])
+            continue
         if any(parts[t].hessian is None for t in targets if len(parts[t].features)):
             continue
         places: dict[Any, list[tuple[int, list[int]]]] = {}
@@ -86,6 +90,29 @@ def contributions(
         "loss_if_removed": np.concatenate(losses),
         "entry": np.concatenate(entries),
     }
+
+
+def _one_by_one(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and entries of one target where each feature stands alone.
+
+    Those that `_losses` and `_order` find, in arrays.
+    """
+    size = len(part.features)
+    losses, entries = np.full(size, np.nan), np.zeros(size, dtype=np.int64)
+    if part.hessian is None:
+        return losses, entries
+    w, H = part.w, part.hessian.copy()
+    losses = np.maximum(w**2 / np.linalg.inv(H).diagonal() / 2 / part.n, 0.0)
+    c, left = H @ w, np.ones(size, dtype=bool)
+    for rank in range(1, size + 1):
+        gain = c**2 / np.maximum(H.diagonal(), np.finfo(float).tiny)
+        j = int(np.argmax(np.where(left, gain, -1.0)))
+        entries[j], left[j] = rank, False
+        if H[j, j] > 0:
+            K = H[j] / H[j, j]
+            c = c - K * c[j]
+            H -= np.outer(K, H[j])
+    return losses, entries
 
 
 def _losses(

@@ -26,8 +26,10 @@ from .columns import Columns
 from .design import Dense, Scaled, Sparse
 
 # X is reduced to its triangular factor where it takes at least TALL times the memory
-# of the factor (forming it takes six times that). It takes the time of TO_FACTOR
-# passes over X, and of one more for every COLUMNS_A_PASS columns.
+# of the factor (forming it takes six times that). It takes about the time of TO_FACTOR
+# passes over X, and of one more for every COLUMNS_A_PASS columns: measured on 20,000 to
+# 200,000 rows, 18 to 52 passes for 10 columns, 24 to 45 for 100, 52 to 77 for 300 and
+# 135 to 147 for 600, more where the columns are contiguous.
 TALL, TO_FACTOR, COLUMNS_A_PASS = 32, 20, 5
 # One factor serves several targets. There X counts as at least so many bytes, whatever
 # it takes, if it has so many times more rows than the factor.
