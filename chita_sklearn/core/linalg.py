@@ -31,8 +31,9 @@ from threadpoolctl import ThreadpoolController
 
 from .arrays import Array, on_host
 
-# Columns of a QR factor that are reflected together; of rows that join one, how many at
-# a time. Measured for 30 to 1000 columns: blocks that stay in the cache are fastest.
+# A QR factor reflects REFLECTED columns together, and takes in JOINING rows for each of
+# its columns at a time, JOINING_LEAST at least. Measured for 30 to 1000 columns: blocks
+# that stay in the cache are fastest.
 REFLECTED, JOINING, JOINING_LEAST = 16, 4, 256
 MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 EPS = float(np.finfo(np.float64).eps)
@@ -43,7 +44,7 @@ class _Limit:
     """The limit of BLAS to one thread, of the process, and whom it is for."""
 
     def __init__(self) -> None:
-        # One thread may enter again: what is deleted leaves, at any moment.
+        # Reentrant: a context that is deleted leaves, at whatever moment that is.
         self._lock = threading.RLock()
         self._inside: set[int] = set()
         self._before: list[tuple[Any, int]] | None = None
@@ -214,7 +215,7 @@ def damped_cholesky(
             L *= root[:, None]
             return L, damping
         if is_numpy_namespace(xp):
-            mirror(unit.T)  # what the factor has left of it
+            mirror(unit.T)  # the failed factor has left one triangle as it was
         damping = max(10 * damping, first)
     msg = "no damping makes the pivots positive"
     raise NotPositiveDefiniteError(msg)
@@ -253,8 +254,8 @@ def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
     elif is_cupy_namespace(xp):
         from cupyx import errstate
 
-        # What cuSOLVER leaves of a factor that fails is not said; that it failed is, to
-        # those who wait.
+        # cuSOLVER does not say what it leaves of a factor that fails, and says that it
+        # failed only to those who wait.
         try:
             with errstate(linalg="raise" if wait else "ignore"):
                 L = xp.linalg.cholesky(M)
@@ -291,7 +292,7 @@ def triangular(M: Array) -> Array:
     if is_cupy_namespace(xp):
         import cupy
 
-        # array_api_compat's own takes R, which comes alone, apart row by row.
+        # Not array_api_compat's: it expects Q and R, and unpacks the rows of R alone.
         return cupy.linalg.qr(M, mode="r")
     return xp.linalg.qr(M)[1]
 
@@ -354,7 +355,7 @@ def factor(M: np.ndarray) -> np.ndarray:
     """
     diagonal = M.diagonal().copy()
     L, info = dpotrf(M.T, lower=True, clean=False, overwrite_a=True)
-    # A pivot lost in rounding passes as positive now and then, and solves nothing.
+    # A pivot that is nothing but rounding may be positive; the factor is useless then.
     lost = bool(np.any(L.diagonal() ** 2 <= 4 * len(M) * EPS * diagonal))
     # Damped so much that what rounding adds to the inverse, some EPS / damping, stays
     # below what the damping takes from the support's value, of which some copies of a

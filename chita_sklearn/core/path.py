@@ -349,7 +349,7 @@ class _Path:
             if fewer.gap == 0 or not more.lower_bound > 0:
                 continue
             passed = more.lower_bound
-            if more.gap == 0:  # then the bound is an objective, and as rounded as one
+            if more.gap == 0:  # its bound is an objective, which is rounded
                 passed = max(passed - slack, 0.0)
             bound = max(passed, fewer.lower_bound)
             solutions[i] = replace(fewer, lower_bound=min(bound, fewer.objective))

@@ -80,7 +80,7 @@ class Block(NamedTuple):
     C: Array  # c_i, shape (t, d)
     weights: Array  # g_i, shape (t,)
     mu: float
-    curvature: float  # the mean of the diagonal of H, in front of the weights
+    curvature: float  # the mean of the diagonal of H, weights not included
     spectrum: Spectrum  # of G
 
 

@@ -55,10 +55,10 @@ from ..solution import Proof, Solution, Status, with_bound
 
 UP_TO = 1000  # coordinates: the Gram matrix of all is formed on the host
 ALTERNATIONS = 60  # between w and z at most, in a node
-SETTLED = 0.1  # of what a node lacks to be closed: more is not worth alternating for
+SETTLED = 0.1  # share of what a node lacks to be closed that one more step must gain
 LIVE = 1e-4  # z below which a coordinate is left out of the system for w
 WITHIN = 0.999  # of tol, so that a gap of tol is not missed by rounding
-ENTER = 1e-2  # of the largest coefficient: with which one left out comes back
+ENTER = 1e-2  # share of the largest coefficient that one coming back begins with
 FIRST = 100  # coordinates with which the relaxation of the first node begins
 BATCH = 64  # nodes relaxed together at most
 SYSTEMS = 2**21  # numbers in the systems of equations that are solved together
@@ -68,7 +68,7 @@ SHIFTED_UP_TO = 128  # coordinates: with a shift for each, O(p^3) a step of the 
 BARRIERS = 16  # values of the barrier's weight
 FALL = 0.4  # of that weight, from one to the next
 PAIRS = 2  # coordinates still to be chosen, of which all choices are evaluated
-# Of the tolerance that the rounding of an exact evaluation may take, or it is not used.
+# An exact evaluation is used where its rounding is at most this share of the tolerance.
 ROUNDING = 0.1
 
 
@@ -119,7 +119,7 @@ class Relaxation:
         self._gamma = (problem.terms + self.p + 16) * eps
         self._b = (2 * at_zero) ** 0.5
         off = 4 * self._gamma * float(self._lengths @ self._lengths)
-        shift = 0.0  # more columns than rows depend on each other
+        shift = 0.0  # of G's least eigenvalue, 0 where columns outnumber rows
         if 0 < self.p <= problem.n_rows:
             shift = max(float(np.linalg.eigvalsh(G)[0]) - off, 0.0)
         self.mu = problem.mu + shift
@@ -330,7 +330,7 @@ def diagonal_shifts(G: np.ndarray, least: float, off: float) -> np.ndarray:
             s[j] += step
             Z += np.outer(Z[:, j], Z[j] * (step / (1 - step * Z[j, j])))
         tau *= FALL
-    # Less, until rounding has its room.
+    # Smaller shifts, until what is left of G is positive definite beyond rounding.
     for share in (0.99, 0.9, 0.5):
         mixed = share * s + (1 - share) * least
         if float(np.linalg.eigvalsh(G - np.diag(mixed))[0]) >= off:
@@ -346,7 +346,7 @@ def shares(size: np.ndarray, room: np.ndarray) -> np.ndarray:
     ordered = np.sort(_largest(size, room), axis=1)[:, ::-1]
     if not ordered.shape[1]:
         return np.zeros_like(size)
-    # With the m largest at 1, theta shares out what is left of the room.
+    # The m largest have weight 1; theta divides the rest of the budget by size.
     m = np.arange(ordered.shape[1])
     before = np.cumsum(ordered, axis=1) - ordered
     rest = np.maximum(np.sum(size, axis=1)[:, None] - before, 0.0)
@@ -508,7 +508,8 @@ class _Tree:
         kept = np.flatnonzero(np.maximum(bound, nodes.above) < self.cutoff)
         if not len(kept):
             return
-        # The scores decide by the bound that they gave, not by a parent's better one.
+        # The fixing rule holds for the bound that these scores gave, and not for a
+        # better one inherited from a parent.
         lack = self.cutoff - bound[kept]
         nodes = nodes._replace(
             above=np.maximum(bound, nodes.above), z=np.where(z > LIVE, z, 0.0), w=w

@@ -212,7 +212,7 @@ def dual(
         if (minimum := float(other.minimum())) < lowest:
             candidate, lowest = other.weights > 0, minimum
         else:
-            other = solver.copy()  # its Gram is memory
+            other = solver.copy()  # lets go of the memory of the other's Gram
         gaps.append(relative_gap(lowest, value) if lowest > 0 else 0.0)
         if len(gaps) > PATIENCE and gaps[-1] > (1 - STALL) * gaps[-1 - PATIENCE]:
             status = status or Status.CONVERGED
@@ -251,7 +251,8 @@ def _certified(
     least = problem.xp.where(found < best.objective, found, best.objective + 0 * found)
     bound, fixed = function.certificate(alpha, least)
     if best.fixed is not None:
-        # Fixed for any support better than an earlier, larger objective: still so.
+        # What every support below an earlier, larger objective has or has not, every
+        # one below this objective has or has not too.
         pairs = zip(best.fixed, fixed, strict=True)
         fixed = Fixed(*(old | new for old, new in pairs))
     counts = (problem.space.count(mask) for mask in fixed)

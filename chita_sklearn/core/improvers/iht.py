@@ -171,7 +171,8 @@ class _Step:
         A_d = problem.matvec(on_support)
         slope = space.sum(self.M * on_support**2)
         bend = A_d @ A_d + problem.mu * space.dot(on_support, on_support)
-        # At the best point of its support the step there is rounding: look outwards.
+        # Where w is the minimiser on its support already, the exact step is rounding:
+        # search outwards.
         # (The device is waited for once, for all that the host decides by.)
         best, one = (w, mask, objective), xp.ones_like(bend)
         rounding = slope**2 <= 2e-12 * bend * abs(objective)

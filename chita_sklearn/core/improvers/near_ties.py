@@ -24,7 +24,7 @@ from ..solution import Solution
 from .enumerate import ranked
 from .swaps import exchanges
 
-EXPANSIONS = 5  # supports whose exchanges are scored, at most, over those wanted
+EXPANSIONS = 5  # times as many supports as are wanted have their exchanges scored
 
 
 def near_ties(
@@ -70,7 +70,7 @@ def near_ties(
     if total is not None and total <= all_up_to:
         supports = ranked(problem, pattern, count + 1)
     else:
-        known = [S, *solution.met[:count]]  # more of them could not be listed
+        known = [S, *solution.met[:count]]  # at most so many will be returned
         supports = _explored(problem, pattern, known, count + 1, stop)
     found, seen = [solution], {_nonzero(solution)}
     for T in supports:

@@ -22,7 +22,8 @@ from ..search.working_set import TINY, WorkingSet
 # Supports that walk together, and steps between two mixings: twice as many of either
 # cost twice the time and found as much. The best third is kept and mixed.
 WALKERS, STEPS, KEPT = 32, 20, 10
-# Columns that walkers may choose from in a round, and the same for each non-zero.
+# In a round walkers choose from PART columns, or from PART_EACH for each non-zero
+# where that is more.
 PART, PART_EACH = 256, 16
 MOST = 0.6  # of the working set: where a part would be more, all of it is taken
 DRAWN = 1024  # columns, drawn at random, from which the first supports are selected

@@ -28,18 +28,19 @@ from ..search.working_set import WorkingSet, spare
 from .population import Population
 
 COLUMNS = 8192  # of a working set at most
-# Numbers per restart in a working set's gain matrix (m k) and columns (m n): a restart
-# computes the first five to a hundred times and a product with the second as often.
+# Of a working set of m columns a restart computes the m k gains five to a hundred
+# times, and a product with its m n numbers as often: for each restart asked for, m k
+# may be GAINS and m n ENTRIES at most.
 # With a fifth of GAINS, walkers on 4,000 columns miss a third of what they find.
 GAINS, ENTRIES = 1e4, 1e5
-# Share of the last restarts that led back to the best support, from which on it is
+# Where at least this share of the last restarts led back to the best support, it is
 # taken for the best of all.
 EASY = 0.85
 PROBE = 10  # restarts in a row without a better support, after which that is judged
 MET = 100  # local optima that are kept for those who ask for more than one solution
-# Walkers end after as many rounds in a row without a better support as restarts are
-# asked for, each round counted as so many, but not before so many times the rounds that
-# led to the best one: where it came late, a better one may come later still.
+# A round of walkers counts as ROUND restarts: they end after n_restarts / ROUND rounds
+# in a row without a better support, but not before PATIENCE times the rounds that it
+# took to find the best one. Where that came late, a better one may come later still.
 ROUND, PATIENCE = 3, 2
 STALE = 5  # rounds in a row in which a population finds nothing better, and then ends
 

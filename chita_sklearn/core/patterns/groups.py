@@ -38,7 +38,7 @@ class Groups(Pattern):
         lengths = np.bincount(self.labels)
         self.n_groups = len(lengths)
         self.size = int(np.sort(lengths)[::-1][: self.k].sum())  # at most
-        # Those of one length at a time: their members are a matrix.
+        # By length: the members of groups of one length fill a matrix.
         order = np.argsort(self.labels, kind="stable")
         firsts = np.cumsum(lengths) - lengths
         self._members = []

@@ -22,7 +22,7 @@ from ..arrays import (
     take_columns,
 )
 
-# Of a block: the numbers at a stretch in memory; the rows of one that is tall.
+# A block has RUN numbers in a row in memory, or TALL rows where it is tall.
 RUN, TALL = 2**15, 2**9
 STORED = 2**18  # entries of a sparse X at a time
 
@@ -38,8 +38,8 @@ class Dense:
         self.exact = X.dtype == self.xp.float64
         number = 8 if self.exact else 4
         self.nbytes, self.density = number * X.shape[0] * X.shape[1], 1.0
-        # Runs along the memory bear twice the block of a cast (measured). Little beside
-        # X, also on an accelerator, where a block is large.
+        # Twice the block of a cast is fastest where memory is read in order (measured).
+        # A block is a 64th of X at most: on an accelerator those of a cast are large.
         self._block = min(2 * cast_block(X), max(X.shape[0] * X.shape[1] // 64, 2**17))
 
     def blocks(

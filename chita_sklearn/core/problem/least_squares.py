@@ -96,8 +96,8 @@ class LeastSquares(Rows):
 
     has_grams = True
     structure = Structure.ONE_MATRIX
-    # What A and b are off by, as a share of the length of each column. Data are what
-    # they are: 0. What has been computed from rows that are gone is not: `Factored`.
+    # What A and b may be off by, as a share of the length of each column: 0 for data,
+    # more for what has been computed from rows that are gone (`Factored`).
     lost = 0.0
 
     def __init__(
@@ -146,13 +146,14 @@ class LeastSquares(Rows):
             # A long sum rounds: correct the mean by what it leaves, and the norms.
             self._m = self._m + drift / self.n
             h = squares - drift**2 / self.n
-            # A constant column leaves the rounding of its mean: no column. (And h may
-            # round to less than zero.)
+            # Of a constant column the rounding of its mean is left: it counts as zero.
+            # (And h may round to less than zero.)
             rounding = self.n * (4 * float(xp.finfo(h.dtype).eps) * self._m) ** 2
             self._norms = h = xp.where(h > rounding, h, xp.zeros_like(h))
             self._check_columns(h)
         self.scale: Array | None = None
-        # X and its means before they are scaled: what is claimed is computed from them.
+        # X and its means before they are scaled: objectives and bounds that are claimed
+        # are computed from these.
         self._unscaled, self._unscaled_m = data, self._m
         self._column_scale: Array | None = None
         if standardize:
@@ -209,7 +210,7 @@ class LeastSquares(Rows):
         if prior is not None:
             other.prior = self.as_scaled(prior)
         if self._whole is not None:
-            # What a triangular factor has made of b cannot be made of another target.
+            # The factor holds this b alone: another target needs the rows of X.
             if y is not None:
                 return self._whole.with_target(y, ridge=ridge, prior=prior)
             other._whole = self._whole.with_target(ridge=ridge, prior=prior)
@@ -240,8 +241,8 @@ class LeastSquares(Rows):
         if self._m is not None:
             self._y_bar = self._mean(y)
             y = y - self._y_bar
-            # The mean of numbers far from zero is rounded by more than they may differ:
-            # what it leaves is centred once more.
+            # Where numbers are far from zero, their mean may be rounded by more than
+            # they differ: what is left is centred once more.
             left = self._mean(y)
             self._y_bar += left
             y -= left

@@ -219,7 +219,7 @@ class _Refit:
         if _affordable(self.problem, self.S):
             ways.append(_doubled)
         for way in ways:
-            # What the other precision has told is told anew.
+            # Objectives are compared within one precision: this one begins anew.
             w, objective = best, math.inf
             for _ in range(STEPS + 1):
                 there = self.problem.xp.asarray(w, device=self.problem.device)
@@ -228,7 +228,7 @@ class _Refit:
                 least = max(least, point.objective - point.off - missed)
                 if not point.objective < objective:
                     if point.objective <= objective * (1 + 8 * EPS):
-                        best = w  # n F does not tell them apart, the step does
+                        best = w  # equal but for rounding: the later w is nearer
                     break
                 best, objective = w, point.objective
                 if is_optimal(self.problem, objective, least):

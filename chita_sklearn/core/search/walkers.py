@@ -28,7 +28,7 @@ from .working_set import TINY, WorkingSet
 # Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
 # for half as many.
 TENURE = (5, 15)
-ROWS = 8  # of a support, those that cost least, are tried to leave in a step
+ROWS = 8  # coordinates of a support, those that cost least, are tried to leave
 CHOICES = 5  # largest gains from which a randomised forward selection draws
 TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
 # ||a_j||^2 over the squared distance of a_j from the span of the rest of the support,
@@ -36,7 +36,7 @@ TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
 INFLATED = 1e7
 RENEWED = 40  # steps after which all is computed from scratch
 ROUGH = np.float32  # of what only tells which swap to take
-DRIFT = 1e-5  # of what it costs to leave, by which a gain may be off for that
+DRIFT = 1e-5  # share of the cost of leaving by which float32 may put a gain off
 
 
 class Walkers:

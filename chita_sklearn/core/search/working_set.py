@@ -139,7 +139,7 @@ class WorkingSet:
         new = np.unique(S[self._place[S] < 0])
         if not len(new):
             return
-        if self._known + len(new) > self._most:  # forgotten, but for what is asked
+        if self._known + len(new) > self._most:  # no room: keep what is asked for
             self._place[:], self._known = -1, 0
             new = np.unique(S)
         first, self._known = self._known, self._known + len(new)
