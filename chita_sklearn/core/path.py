@@ -203,7 +203,7 @@ def _swept_whole(
     limit = 20 * W.pattern.size + 100
     with one_thread():
         tried = [] if start is not None else [best_start(W)]
-        if known is not None and bool(xp.any(known)):
+        if known is not None and bool(problem.space.count(known)):
             S = to_host(indices(known))
             tried.append(improve(W, S, limit)[0])
         elif not tried:
@@ -231,7 +231,7 @@ def _swept(
     begun: list[Solution | None] = [None]
     if start is not None:
         begun = [replace(unsolved(problem, start), n_iter=0)]
-    elif last is not None and bool(problem.xp.any(last.support)):
+    elif last is not None and bool(problem.space.count(last.support)):
         begun.append(replace(unsolved(problem, last.support), n_iter=0))
     tried = [swaps(problem, pattern, first, max_iter=max_iter) for first in begun]
     best = min(tried, key=lambda solution: solution.objective)
