@@ -26,7 +26,7 @@ from .peers import load_peers
 from .regression import RESULTS, Worker, run_problem
 
 RIDGES, SPARSITIES = "0.001,0.01,0.1", "0.5,0.9,0.98"
-SAME = 1e-6  # relative difference of residuals that is rounding
+SAME = 1e-9  # relative difference of residuals that is rounding
 
 
 def regression(roots: dict[str, Path], suite: str, only: str, repeat: int) -> list:
