@@ -156,7 +156,7 @@ class ChitaRegressor(
         - "exact" tries every support where there are at most 100,000; else it does
           what "swap" does, then proves the answer, or betters it, by branch and
           bound: until the gap is within `tol`, for at most 100 `max_iter` nodes. For
-          some hundred features; usually in seconds. Where it fails, it may run for
+          a few hundred features; usually in seconds. Where it fails, it may run for
           minutes.
 
     n_restarts : int, default=10

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _NOTE = (
-    "CSR saves bytes. On a CPU its products overtake dense ones from some 80 % "
-    "sparsity on for many rows at a time, from some 95 % on for one. 2:4 tensors run "
+    "CSR saves bytes. On a CPU its products overtake dense ones from about 80 % "
+    "sparsity on for many rows at a time, from about 95 % on for one. 2:4 tensors run "
     "faster only on GPUs with sparse tensor cores, in half precision, on large layers. "
     "Measure before relying on either."
 )
@@ -107,7 +107,7 @@ def export_sparse(model: nn.Module) -> SparseExport:
     Notes
     -----
     CSR takes ``itemsize + 4`` bytes a non-zero and 4 a row, so float32 weights gain
-    above some 50 % sparsity, and half-precision ones above some 67 %.
+    above about 50 % sparsity, and half-precision ones above about 67 %.
 
     Examples
     --------
