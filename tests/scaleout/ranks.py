@@ -11,7 +11,7 @@ from pathlib import Path
 
 # A fork of a process that has imported torch is made in milliseconds.
 METHOD = "spawn" if sys.platform == "win32" else "forkserver"
-LIMIT = 60  # seconds for a whole group
+LIMIT = 60  # seconds until torch gives up a rank that is silent
 
 
 def _main(pipe, job, rank, size, store, arguments):
@@ -71,7 +71,8 @@ def on_ranks(size, job, *arguments):
         waiting = set(ranks)
         try:
             while waiting:
-                ready = wait(list(waiting), timeout=LIMIT)
+                # (A rank that waits for one that is gone has to end by itself first.)
+                ready = wait(list(waiting), timeout=2 * LIMIT)
                 if not ready:
                     raise TimeoutError(f"{len(waiting)} of {size} ranks do not answer")
                 for pipe in ready:
