@@ -44,8 +44,8 @@ MILLIONS = 2**20  # numbers from which on a selection of torch's on the host tak
 def array_namespace(*arrays: Array) -> Any:
     """Return the namespace of some arrays.
 
-    Asked some hundred times a solve: on small problems the answer takes its time, but
-    for NumPy's own arrays.
+    A solve asks some hundred times, which on small problems takes notable time: NumPy's
+    own arrays are known at once.
     """
     if type(arrays[0]) is np.ndarray and len(arrays) == 1:
         return _NUMPY
@@ -69,7 +69,7 @@ def to_host(x: Array) -> np.ndarray:
 
 
 def numbers(*scalars: Array) -> list[float]:
-    """Several 0-d arrays as floats, by one transfer: each has the host wait."""
+    """Several 0-d arrays as floats, in one transfer: the host waits for each."""
     xp = array_namespace(*scalars)
     if on_host(scalars[0]):
         return [float(x) for x in scalars]

@@ -92,8 +92,8 @@ class _OneThread:
     The limit is one of the process. The first to enter sets it and the last to leave
     puts back what was there, so that fits that overlap do not take each other's limit
     for the user's. That of OpenMP, from which torch takes its threads on the CPU, is
-    one of the thread that calls. Who is interrupted on the way in or out leaves when
-    deleted.
+    one of the thread that calls. A context that is interrupted while it enters or
+    leaves has left once it is deleted.
     """
 
     _entered = False

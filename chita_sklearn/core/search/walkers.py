@@ -205,7 +205,7 @@ def _rough(x: np.ndarray) -> np.ndarray:
 
 
 def together(W: WorkingSet) -> int:
-    """How many numbers of tableaus are stepped together: few beside X."""
+    """How many numbers of tableaus are stepped together: few compared with X."""
     return min(TOGETHER, W.spare // 8)
 
 

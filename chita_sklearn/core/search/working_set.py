@@ -25,7 +25,7 @@ TINY = float(np.finfo(np.float64).tiny)
 def spare(problem: Quadratic) -> int:
     """How many numbers a search may hold of A's columns, and as many of H.
 
-    A sixteenth of a large X; up to a million of a small one, where that is little.
+    A sixteenth of those of a large X; up to a million where X is small.
     """
     size = problem.n_rows * problem.p
     return max(size // 16, 2**20 - size // 4)
@@ -98,7 +98,8 @@ class WorkingSet:
     def part(self, C: np.ndarray, unit: float = 1.0) -> WorkingSet:
         """The problem on some of the members, ascending, its columns of unit length.
 
-        In units of `unit` for b: whatever the user's, float32 can hold these.
+        b is in units of `unit`, so that float32 can hold its products in any units of
+        the user's.
         """
         V, m = copy(self), len(C)
         V.members, V.locked, V.probe = self.members[C], self.locked[C], self.probe[C]
