@@ -103,11 +103,12 @@ def _one_by_one(part: Part) -> tuple[np.ndarray, np.ndarray]:
         return losses, entries
     w, H = part.w, part.hessian.copy()
     losses = np.maximum(w**2 / np.linalg.inv(H).diagonal() / 2 / part.n, 0.0)
-    c, left = H @ w, np.ones(size, dtype=bool)
+    c, left = H @ w, np.arange(size)
     for rank in range(1, size + 1):
-        gain = c**2 / np.maximum(H.diagonal(), np.finfo(float).tiny)
-        j = int(np.argmax(np.where(left, gain, -1.0)))
-        entries[j], left[j] = rank, False
+        own = np.maximum(H.diagonal()[left], np.finfo(float).tiny)
+        best = int(np.argmax(c[left] ** 2 / own))
+        j = left[best]
+        entries[j], left = rank, np.delete(left, best)
         if H[j, j] > 0:
             K = H[j] / H[j, j]
             c = c - K * c[j]
