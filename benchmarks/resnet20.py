@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from chita_torch import GradualPruner, keep_pruned, prune
+from chita_torch.objective import ObjectiveName
 from chita_torch.state import recalibrate_batchnorm
 
 from .pruning_data import data_folder, record, recorded
@@ -49,6 +50,7 @@ from .pruning_runs import (
 )
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
+TEMPERATURE = 4.0  # of distillation
 ONE = {"objective": "gradients", "n_gradients": 1800, "samples_per_gradient": 2}
 
 
@@ -71,6 +73,8 @@ MODES = {
     "layers": {"objective": "reconstruction", "recalibrate_batchnorm": False},
     "defaults": {},
     "defaults, 5 stages": {"stages": 5, "schedule": "cubic"},
+    "defaults, 5 stages, distilled": {"stages": 5, "schedule": "cubic"},
+    "defaults, 10 stages, distilled": {"stages": 10, "schedule": "cubic"},
     "layers, 5 stages": {
         "objective": "reconstruction",
         "stages": 5,
@@ -95,6 +99,7 @@ class Recipe(NamedTuple):
     rate: float  # learning rate, falling to zero along a cosine
     temperature: float | None = None  # of the distillation; None: the labels instead
     warm_up: bool = False  # the rate first rises linearly, until the last pruning
+    objective: ObjectiveName = "gradients"  # of pruning at once
 
 
 FINETUNE = {
@@ -102,10 +107,13 @@ FINETUNE = {
     "finetune, one-shot, rate 0.1": Recipe(0.1),
     "finetune, gradual": Recipe(0.03),
     "finetune, gradual, rate 0.1": Recipe(0.1),
-    "distilled, gradual": Recipe(0.03, 4.0, warm_up=True),
-    "distilled, one-shot": Recipe(0.03, 4.0, warm_up=True),
-    "distilled, one-shot, no warm-up": Recipe(0.03, 4.0),
-    "distilled, one-shot, rate 0.01": Recipe(0.01, 4.0),
+    "distilled, gradual": Recipe(0.03, TEMPERATURE, warm_up=True),
+    "distilled, one-shot": Recipe(0.03, TEMPERATURE, warm_up=True),
+    "distilled, one-shot, auto": Recipe(
+        0.03, TEMPERATURE, warm_up=True, objective="auto"
+    ),
+    "distilled, one-shot, no warm-up": Recipe(0.03, TEMPERATURE),
+    "distilled, one-shot, rate 0.01": Recipe(0.01, TEMPERATURE),
 }
 PRUNINGS = 11  # of gradual pruning, in less than two epochs
 SPARING = (
@@ -113,6 +121,8 @@ SPARING = (
     "defaults",
     "layers, 5 stages",
     "defaults, 5 stages",
+    "defaults, 5 stages, distilled",
+    "defaults, 10 stages, distilled",
 )  # modes of 1,000 images
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
@@ -200,10 +210,12 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
     if mode == "magnitude":
         prune_by_magnitude(model, sparsity)
     else:
+        batches = batches_of(few(train), 50) if mode in SPARING else batches_of(train)
+        distilled = mode.endswith("distilled")
         report = prune(
             model,
-            batches_of(few(train), 50) if mode in SPARING else batches_of(train),
-            loss_fn,
+            with_outputs(model, batches) if distilled else batches,
+            distilled_loss if distilled else loss_fn,
             sparsity=sparsity,
             random_state=seed,
             progress=False,
@@ -228,6 +240,20 @@ def distillation(outputs: Tensor, target: Tensor, temperature: float) -> Tensor:
         log_q, log_p, reduction="batchmean", log_target=True
     )
     return temperature**2 * divergence
+
+
+def with_outputs(model: nn.Module, batches: Iterable[tuple]) -> list[tuple]:
+    """Batches, and the outputs of the model as it is."""
+    with torch.no_grad():
+        return [(images, labels, model(images)) for images, labels in batches]
+
+
+def distilled_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Cross-entropy with the labels, and the distillation of given outputs."""
+    images, labels, target = batch
+    outputs = model(images)
+    entropy = nn.functional.cross_entropy(outputs, labels)
+    return entropy + distillation(outputs, target, TEMPERATURE)
 
 
 def learning_rate(
@@ -280,7 +306,7 @@ def finetune(
             model,
             batches,
             loss_fn,
-            objective="gradients",
+            objective=recipe.objective,
             sparsity=sparsity,
             n_gradients=450,
             **options,
