@@ -11,7 +11,8 @@
 4,000 training images to prune with, 10 % of them held back by `prune` to choose ridge,
 first-order term, steps and BatchNorm recalibration; 1,000 test images (one is 0.1 %),
 looked at once, at the end of each run. "layers" and "defaults" see the first 1,000
-training images only. The dense network has 91.5 % on these. "+ bn":
+training images only, unless they say otherwise; "distilled" is the loss with the labels
+and that of the dense network's outputs, "augmented" shifts and mirrors the images. The dense network has 91.5 % on these. "+ bn":
 BatchNorm statistics recomputed on the training images after each stage where that
 lowers the calibration loss; "bn at the end": recomputed once, whatever the loss says.
 Results go to ``benchmarks/results/resnet20.json``; a run that is there is not repeated.
@@ -23,6 +24,7 @@ Needs the optional data (README.md); ``--data`` names the folder that holds
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -51,6 +53,7 @@ from .pruning_runs import (
 
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 TEMPERATURE = 4.0  # of distillation
+MEAN, SD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 ONE = {"objective": "gradients", "n_gradients": 1800, "samples_per_gradient": 2}
 
 
@@ -74,7 +77,9 @@ MODES = {
     "defaults": {},
     "defaults, 5 stages": {"stages": 5, "schedule": "cubic"},
     "defaults, 5 stages, distilled": {"stages": 5, "schedule": "cubic"},
-    "defaults, 10 stages, distilled": {"stages": 10, "schedule": "cubic"},
+    "defaults, 5 stages, 4,000 images": {"stages": 5, "schedule": "cubic"},
+    "defaults, augmented": {},
+    "defaults, 5 stages, augmented": {"stages": 5, "schedule": "cubic"},
     "layers, 5 stages": {
         "objective": "reconstruction",
         "stages": 5,
@@ -100,6 +105,7 @@ class Recipe(NamedTuple):
     temperature: float | None = None  # of the distillation; None: the labels instead
     warm_up: bool = False  # the rate first rises linearly, until the last pruning
     objective: ObjectiveName = "gradients"  # of pruning at once
+    augmented: bool = False  # shifted and mirrored anew in each epoch
 
 
 FINETUNE = {
@@ -112,6 +118,9 @@ FINETUNE = {
     "distilled, one-shot, auto": Recipe(
         0.03, TEMPERATURE, warm_up=True, objective="auto"
     ),
+    "distilled, one-shot, auto, augmented": Recipe(
+        0.03, TEMPERATURE, warm_up=True, objective="auto", augmented=True
+    ),
     "distilled, one-shot, no warm-up": Recipe(0.03, TEMPERATURE),
     "distilled, one-shot, rate 0.01": Recipe(0.01, TEMPERATURE),
 }
@@ -122,7 +131,8 @@ SPARING = (
     "layers, 5 stages",
     "defaults, 5 stages",
     "defaults, 5 stages, distilled",
-    "defaults, 10 stages, distilled",
+    "defaults, augmented",
+    "defaults, 5 stages, augmented",
 )  # modes of 1,000 images
 PUBLISHED = {
     "published backsolve, one stage": {0.5: 90.9, 0.7: 78.8, 0.8: 47.9, 0.9: 9.5},
@@ -181,12 +191,10 @@ def load(folder: Path) -> tuple[ResNet20, tuple[Tensor, Tensor], tuple[Tensor, T
     with np.load(folder / "resnet20_weights.npz", allow_pickle=False) as archive:
         state = {name: torch.tensor(archive[name]) for name in archive.files}
     model.load_state_dict(state, strict=False)  # counters of batches are not stored
-    mean = torch.tensor([0.485, 0.456, 0.406])
-    sd = torch.tensor([0.229, 0.224, 0.225])
     splits = []
     for name in ("train_first4000", "test_first1000"):
         with np.load(folder / f"cifar10_{name}.npz", allow_pickle=False) as archive:
-            images = (torch.tensor(archive["x"]).float() / 255 - mean) / sd
+            images = (torch.tensor(archive["x"]).float() / 255 - MEAN) / SD
             labels = torch.tensor(archive["y"]).long()
         splits.append((images.permute(0, 3, 1, 2).contiguous(), labels))
     return model.eval(), splits[0], splits[1]
@@ -211,6 +219,9 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
         prune_by_magnitude(model, sparsity)
     else:
         batches = batches_of(few(train), 50) if mode in SPARING else batches_of(train)
+        if mode.endswith("augmented"):
+            generator = torch.Generator().manual_seed(seed)
+            batches = [(augmented(x, generator), labels) for x, labels in batches]
         distilled = mode.endswith("distilled")
         report = prune(
             model,
@@ -225,7 +236,7 @@ def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
     result["n_nonzero"] = count(model)
     result["seconds"] = time.perf_counter() - start
     yield {**result, "test_accuracy": accuracy(model, test)}
-    if not mode.endswith("bn"):
+    if not mode.endswith(("bn", "augmented")):
         recalibrate_batchnorm(model, loss_fn, batches_of(train), seed)
         mode = f"{mode}, bn at the end"
         yield {**result, "mode": mode, "test_accuracy": accuracy(model, test)}
@@ -240,6 +251,24 @@ def distillation(outputs: Tensor, target: Tensor, temperature: float) -> Tensor:
         log_q, log_p, reduction="batchmean", log_target=True
     )
     return temperature**2 * divergence
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to four pixels, black coming in, and turn half of them.
+
+    As in the training of the network: its BatchNorm statistics are those of such images
+    (recomputed on 4,000 images as they are, its accuracy falls from 91.5 to 88.6 %, and
+    on these to 91.3 %).
+    """
+    black = (-MEAN / SD).reshape(1, 3, 1, 1)
+    framed = nn.functional.pad(images - black, (4, 4, 4, 4)) + black
+    size, out = images.shape[-1], torch.empty_like(images)
+    shifts = torch.randint(9, (len(images), 2), generator=generator).tolist()
+    turns = torch.rand(len(images), generator=generator) < 0.5
+    for i, (top, left) in enumerate(shifts):
+        crop = framed[i, :, top : top + size, left : left + size]
+        out[i] = crop.flip(-1) if turns[i] else crop
+    return out
 
 
 def with_outputs(model: nn.Module, batches: Iterable[tuple]) -> list[tuple]:
@@ -293,9 +322,10 @@ def finetune(
     batches, steps = batches_of(train, 100), epochs * len(train[1]) // 100
     every = 7 * len(train[1]) // 4000
     last = (PRUNINGS - 1) * every
-    if recipe.temperature is not None:
-        with torch.no_grad():
-            dense = torch.cat([model(images) for images, _ in batches])
+    generator = torch.Generator().manual_seed(seed)
+    if recipe.augmented:
+        batches = [(augmented(images, generator), y) for images, y in batches]
+    dense = copy.deepcopy(model)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4
     )
@@ -330,11 +360,15 @@ def finetune(
             model.train()
             for part in torch.randperm(len(train[1])).split(100):
                 optimizer.zero_grad()
+                images, labels = train[0][part], train[1][part]
+                if recipe.augmented:
+                    images = augmented(images, generator)
                 if recipe.temperature is None:
-                    loss = loss_fn(model, (train[0][part], train[1][part]))
+                    loss = loss_fn(model, (images, labels))
                 else:
-                    outputs = model(train[0][part])
-                    loss = distillation(outputs, dense[part], recipe.temperature)
+                    with torch.no_grad():
+                        target = dense(images)
+                    loss = distillation(model(images), target, recipe.temperature)
                 loss.backward()
                 optimizer.step()
                 scheduler.step()
