@@ -12,7 +12,8 @@
 first-order term, steps and BatchNorm recalibration; 1,000 test images (one is 0.1 %),
 looked at once, at the end of each run. "layers" and "defaults" see the first 1,000
 training images only, unless they say otherwise; "distilled" is the loss with the labels
-and that of the dense network's outputs, "augmented" shifts and mirrors the images. The dense network has 91.5 % on these. "+ bn":
+and that of the dense network's outputs, "augmented" shifts and mirrors the images. The
+dense network has 91.5 % on these. "+ bn":
 BatchNorm statistics recomputed on the training images after each stage where that
 lowers the calibration loss; "bn at the end": recomputed once, whatever the loss says.
 Results go to ``benchmarks/results/resnet20.json``; a run that is there is not repeated.
