@@ -196,3 +196,25 @@ def test_shifts_of_each_coordinate_sum_to_more_and_stay_within_the_gram_matrix(s
     assert np.linalg.eigvalsh(G - np.diag(shifts))[0] >= 0
     assert np.min(shifts) >= 0.9 * (least - off)
     assert np.sum(shifts) > 20 * np.sum(np.full(20, least))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_that_depend_on_each_other_leave_the_others_their_shifts(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 18))
+    X[:, 17] = X[:, 0] + X[:, 1]
+    y = X[:, :4] @ rng.standard_normal(4) + rng.standard_normal(60)
+    problem = LeastSquares(X, y, ridge=1e-3)
+    relaxation = Relaxation(problem, np.arange(18), 4)
+    shifts = 1 / relaxation.scale**2 - problem.mu
+    assert np.max(np.abs(shifts[[0, 1, 17]])) < 1e-6 * problem.mu  # those have none
+    assert np.sum(shifts[2:17]) > 0.1 * np.trace(X.T @ X)
+    scaled = relaxation.M / np.outer(relaxation.scale, relaxation.scale)
+    assert np.linalg.eigvalsh(scaled)[0] >= 0
+    optimum = min(
+        relaxation.value(np.array(S)) for S in itertools.combinations(range(18), 4)
+    )
+    found = branch(problem, 4, begun(problem, 4), max_nodes=10**5, tol=1e-9)
+    assert found.lower_bound <= optimum * (1 + 1e-12)
+    assert found.objective == pytest.approx(optimum, rel=1e-8)
+    assert found.status is Status.WITHIN_TOL

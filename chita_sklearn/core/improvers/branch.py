@@ -66,6 +66,7 @@ BLOCK = 2**17  # numbers worked on at a time: they stay in the cache
 SHIFTED_FROM = 16  # coordinates: trees of fewer are small without it
 SHIFTED_UP_TO = 128  # coordinates: with a shift for each, O(p^3) a step of the barrier
 BARRIERS = 16  # values of the barrier's weight
+NEGLIGIBLE = 1e4  # times the rounding of G, above which a ridge is not lost in it
 FALL = 0.4  # of that weight, from one to the next
 PAIRS = 2  # coordinates still to be chosen, of which all choices are evaluated
 # An exact evaluation is used where its rounding is at most this share of the tolerance.
@@ -125,8 +126,13 @@ class Relaxation:
         self.mu = problem.mu + shift
         self.M, self.c = G - shift * np.eye(self.p), c
         self.scale = np.ones(self.p)  # of the units of M, c and all w
-        if shift > 0 and SHIFTED_FROM <= self.p <= SHIFTED_UP_TO:
-            each = diagonal_shifts(G, shift, off)
+        # Where columns depend on each other, theirs are a little below 0 instead.
+        least = shift if shift > 0 else -2 * off
+        if (
+            SHIFTED_FROM <= self.p <= min(SHIFTED_UP_TO, problem.n_rows)
+            and problem.mu + least > NEGLIGIBLE * off
+        ):
+            each = diagonal_shifts(G, least, off)
             # In units in which every mu + d_j is 1: w = scale times what is solved for.
             self.scale, self.mu = 1 / (problem.mu + each) ** 0.5, 1.0
             self.M = (G - np.diag(each)) * self.scale * self.scale[:, None]
@@ -315,18 +321,18 @@ def _largest(x: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def diagonal_shifts(G: np.ndarray, least: float, off: float) -> np.ndarray:
-    """Nonnegative s of a large sum for which G - diag(s) is positive semidefinite.
+    """Numbers s of a large sum for which G - diag(s) is positive semidefinite.
 
     The barrier sum(s) + tau log det(G - diag(s)) is raised by a coordinate at a time,
     in closed form, tau falling. None falls below .9 of `least`, which is feasible
     for all: where a shift is small, rounding weighs more. G is off by `off` at most.
     """
-    p = G.shape[0]
-    s, tau = np.full(p, 0.9 * least), 0.1 * float(np.mean(G.diagonal()))
+    p, floor = G.shape[0], 0.9 * least if least > 0 else least
+    s, tau = np.full(p, floor), 0.1 * float(np.mean(G.diagonal()))
     for _ in range(BARRIERS):
         Z = np.linalg.inv(G - np.diag(s))
         for j in range(p):
-            step = max(1 / Z[j, j] - tau, 0.9 * least - s[j])
+            step = max(1 / Z[j, j] - tau, floor - s[j])
             s[j] += step
             Z += np.outer(Z[:, j], Z[j] * (step / (1 - step * Z[j, j])))
         tau *= FALL
