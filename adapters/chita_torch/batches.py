@@ -129,29 +129,32 @@ def n_samples(batch: Tree) -> int:
     return lengths.pop()
 
 
-def joined(batches: Sequence[Tree], most: int) -> list[Tree]:
+def joined(
+    batches: Sequence[Tree], most: int
+) -> tuple[list[Tree], list[tuple[int, ...]]]:
     """Fewer, larger batches: of more than ``most``, those that go together are joined.
 
     They go together where they differ in nothing but the number and the values of their
     samples; about a ``most``-th of all samples is put in one. Batches that were split
-    stay as they are.
+    stay as they are. With each comes the numbers of those that it is made of.
     """
     if len(batches) <= most or any(isinstance(batch, Pieces) for batch in batches):
-        return list(batches)
+        return list(batches), [(i,) for i in range(len(batches))]
     size = math.ceil(sum(map(n_samples, batches)) / most)
-    open_: list[tuple[Tree, list[Tree]]] = []  # by form
-    full: list[list[Tree]] = []
-    for batch in batches:
+    open_: list[tuple[Tree, list[int]]] = []  # by form
+    full: list[list[int]] = []
+    for number, batch in enumerate(batches):
         form = map_tensors(lambda tensor: tensor[:0], batch)
         found = next((some for other, some in open_ if same_form(other, form)), None)
         if found is None:
             found = []
             open_.append((form, found))
-        found.append(batch)
-        if sum(map(n_samples, found)) >= size:
+        found.append(number)
+        if sum(n_samples(batches[i]) for i in found) >= size:
             full.append(found)
             open_ = [(other, some) for other, some in open_ if some is not found]
-    return [_concatenated(some) for some in (*full, *(some for _, some in open_))]
+    numbers = [tuple(some) for some in (*full, *(some for _, some in open_))]
+    return [_concatenated([batches[i] for i in some]) for some in numbers], numbers
 
 
 def _concatenated(batches: list[Tree]) -> Tree:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Call:
     x: Tensor
     form: tuple[Any, ...]  # kernel, stride, ...: equal for calls that read x alike
     output_axis: int
-    _rows: Callable[[Tensor | None], Tensor]
+    _rows: Callable[[Tensor, Tensor | None], Tensor]
     _positions: int  # of a sample
 
     @property
@@ -93,8 +93,28 @@ class Call:
             generator = torch.Generator().manual_seed(seed % MODULO)
             drawn = torch.randperm(count, generator=generator)[: max(wanted, 1)]
             index = drawn.sort().values.to(self.x.device)
-        X = self._rows(index)
+        X = self._rows(self.x, index)
         return X if X.dtype == torch.float64 else X.float()
+
+    def rows_of_several(
+        self, sizes: Sequence[int], limits: Sequence[int], seeds: Sequence[int]
+    ) -> Tensor:
+        """X of batches that were joined, of these numbers of samples: as of each alone.
+
+        So what is drawn does not depend on what was joined with what. Where the first
+        axis of x is not the samples, nor a multiple of them, all are drawn at once.
+        """
+        length, n = len(self.x), sum(sizes)
+        every = all(
+            limit * n >= size * self.n_rows
+            for size, limit in zip(sizes, limits, strict=True)
+        )
+        if len(sizes) == 1 or length % n or every:
+            return self.rows(sum(limits), seeds[0])
+        parts = self.x.split([size * (length // n) for size in sizes])
+        each = zip(parts, limits, seeds, strict=True)
+        rows = [replace(self, x=x).rows(limit, seed) for x, limit, seed in each]
+        return torch.cat(rows, dim=1)
 
     def outputs(self, gradient: Tensor) -> Tensor:
         """Sum of squares of a tensor of the output's shape, ``(groups, t)``."""
@@ -158,16 +178,13 @@ def _project(
     watch: Watch, x: Tensor, slot: Slot, bias: Tensor | None, start: int, stop: int
 ) -> Tensor:
     """``x W[start:stop]' + bias``."""
-    call = Call(Part(slot.name, start, stop), x, ("linear",), -1, _flat_rows(x), 0)
+    call = Call(Part(slot.name, start, stop), x, ("linear",), -1, _flat_rows, 0)
     return watch._use(call, lambda w: F.linear(x, w[start:stop], bias))
 
 
-def _flat_rows(x: Tensor) -> Callable[[Tensor | None], Tensor]:
-    def rows(index: Tensor | None) -> Tensor:
-        X = x.detach().reshape(-1, x.shape[-1])
-        return (X if index is None else X[index])[None]
-
-    return rows
+def _flat_rows(x: Tensor, index: Tensor | None) -> Tensor:
+    X = x.detach().reshape(-1, x.shape[-1])
+    return (X if index is None else X[index])[None]
 
 
 def _addmm(
@@ -176,9 +193,7 @@ def _addmm(
     slot = watch._slot(mat2)
     if slot is None or slot.sum_axis != 0 or scales:
         return func(input, mat1, mat2, **scales)
-    call = Call(
-        Part(slot.name, 0, mat2.shape[1]), mat1, ("linear",), -1, _flat_rows(mat1), 0
-    )
+    call = Call(Part(slot.name, 0, mat2.shape[1]), mat1, ("linear",), -1, _flat_rows, 0)
     return watch._use(call, lambda w: func(input, mat1, w))
 
 
@@ -297,7 +312,7 @@ def _patches_call(
     shape = windows(x[:1]).shape
     places = shape[2 : 2 + n]
 
-    def rows(index: Tensor | None) -> Tensor:
+    def rows(x: Tensor, index: Tensor | None) -> Tensor:
         views = windows(x)
         if index is None:
             views = views.flatten(2, 1 + n)

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batches import Tree
+from .batches import Tree, tensors_of
+from .ranks import digest
+
+BYTES = 256 ** torch.arange(7, device="cpu")  # what each byte of a number counts
 
 
 class Predictions:
@@ -26,7 +29,7 @@ class Predictions:
     """
 
     def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
         self._dense: dict[int, Tensor] = {}
 
     def outputs(self, model: nn.Module, batch: Tree) -> Tensor:
@@ -52,11 +55,14 @@ class Predictions:
     def drawn(self, model: nn.Module, batch: Tree) -> Tensor:
         """Cross-entropy for labels drawn from the model's softmax.
 
-        Its mean squared gradients are the true Fisher information.
+        Its mean squared gradients are the true Fisher information. The random numbers
+        are the batch's own, whichever rank has it and what came before.
         """
         logits = self.outputs(model, batch)
         shares = logits.detach().float().softmax(dim=-1).cpu()
-        labels = torch.multinomial(shares, 1, generator=self._generator)[:, 0]
+        content = sum(int(digest(t)[:7].long() @ BYTES) for t in tensors_of(batch))
+        generator = torch.Generator().manual_seed((self._seed + content) % 2**63)
+        labels = torch.multinomial(shares, 1, generator=generator)[:, 0]
         return F.cross_entropy(logits, labels.to(logits.device))
 
     def divergence(self, model: nn.Module, batch: Tree) -> Tensor:

@@ -123,7 +123,8 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         self.batches, self.n, self._before = self.sample
-        self._passed = joined(self.batches, PASSES)
+        self._passed, self._joined = joined(self.batches, PASSES)
+        self._sizes = [n_samples(batch) for batch in self.batches]
         self.dense = self.layout.gather()
 
     def run(
@@ -415,10 +416,11 @@ class Reconstruction:
         cross, energy = H.new_zeros(W0.shape), H.new_zeros(W0.shape[:2])
         n = 0
         for number, call, other in calls if its.calls == 1 else ():
-            size = n_samples(self._passed[number])
-            limit = rows_of(W0.shape[-1], size / self.n)
-            seed = self._before + number
-            X, X0 = (each.rows(limit, seed) for each in (call, other))
+            some = self._joined[number]
+            sizes = [self._sizes[i] for i in some]
+            limits = [rows_of(W0.shape[-1], size / self.n) for size in sizes]
+            seeds = [self._before + i for i in some]
+            X, X0 = (c.rows_of_several(sizes, limits, seeds) for c in (call, other))
             if routed or X.shape != X0.shape:  # not of the same samples
                 X0 = X
             Y0 = X0 @ W0.to(X0).mT

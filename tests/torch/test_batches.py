@@ -294,9 +294,12 @@ def test_joined_batches_hold_the_same_samples_and_only_what_fits_together():
     long = [{"x": torch.full((2, 5), float(i)), "name": "a"} for i in range(20)]
     other = [{"x": torch.full((2, 3), 7.0), "name": "b"}]
     mixed = [each for pair in zip(short, long, strict=True) for each in pair] + other
-    assert joined(mixed, len(mixed)) == mixed
-    found = joined(mixed, 5)
+    assert joined(mixed, len(mixed)) == (mixed, [(i,) for i in range(len(mixed))])
+    found, numbers = joined(mixed, 5)
     assert len(found) < 10
+    assert sorted(sum(numbers, ())) == list(range(len(mixed)))
+    for whole, some in zip(found, numbers, strict=True):
+        assert torch.equal(whole["x"], torch.cat([mixed[i]["x"] for i in some]))
     for width, name, batches in ((3, "a", short), (5, "a", long), (3, "b", other)):
         parts = [b for b in found if b["name"] == name and b["x"].shape[1] == width]
         rows = torch.cat([part["x"] for part in parts])
@@ -305,4 +308,4 @@ def test_joined_batches_hold_the_same_samples_and_only_what_fits_together():
 
 def test_what_was_split_is_not_joined():
     pieces = [Pieces([torch.zeros(1)]) for _ in range(10)]
-    assert joined(pieces, 3) == pieces
+    assert joined(pieces, 3)[0] == pieces
