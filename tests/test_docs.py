@@ -473,6 +473,28 @@ def _pruning():
             model[0].weight = nn.Parameter(weight)
             keep_pruned(model, optimizer(model))
 
+    def held_by_others():
+        from torch.distributed import new_group
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import init_device_mesh
+
+        with fake_ranks():
+            model = fully_shard(net(), mesh=init_device_mesh("cpu", (2,)))
+            run(model, group=new_group([0]))
+
+    def gathered_behind_our_back():
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import init_device_mesh
+
+        from chita_torch.shards import Whole
+
+        with fake_ranks():
+            model = fully_shard(net(), mesh=init_device_mesh("cpu", (2,)))
+            model.unshard()
+            with Whole(model) as change:
+                model.unshard()
+                change.commit()
+
     def wrapped():
         from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -644,6 +666,8 @@ def _pruning():
         removed,
         resumed,
         sharded,
+        held_by_others,
+        gathered_behind_our_back,
         wrapped,
         on_one_of_two,
         on_two,  # (The stand-in for a second rank has what this one has.)

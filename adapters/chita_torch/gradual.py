@@ -20,8 +20,9 @@ from .kinds import bare
 from .layout import Layout, Selector
 from .masks import fit_masks, read_masks
 from .prune import prune
-from .ranks import Ranks, check_whole
+from .ranks import Ranks
 from .report import PruningReport
+from .shards import Whole, check_shards, local, part_of
 from .state import AllOrNothing
 from .targets import (
     Schedule,
@@ -55,7 +56,7 @@ class KeptPruned:
         parameters = dict(model.named_parameters())
         self.masks = fit_masks(model, masks)
         self._pruned: list[tuple[nn.Parameter, Tensor]] = [
-            (parameters[name], ~mask.to(parameters[name].device))
+            (place := parameters[name], part_of(~mask.to(place.device), place))
             for name, mask in self.masks.items()
         ]
         self._optimizers = optimizers
@@ -88,8 +89,8 @@ class KeptPruned:
         for parameter, pruned in self._pruned:
             held = [parameter.grad, *optimizer.state.get(parameter, {}).values()]
             for tensor in (parameter, *held):
-                if isinstance(tensor, Tensor) and tensor.shape == pruned.shape:
-                    tensor = tensor.detach()
+                if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                    tensor = local(tensor)
                     if (values := tensor[pruned]).any():
                         self._cleared.append((tensor, pruned, values))
                     tensor.masked_fill_(pruned, 0)
@@ -106,7 +107,7 @@ class KeptPruned:
     def apply(self) -> None:
         """Set the pruned weights to zero now."""
         for parameter, pruned in self._pruned:
-            parameter.masked_fill_(pruned, 0)
+            local(parameter).masked_fill_(pruned, 0)
 
     def _after_step(self, *_: Any) -> None:
         self._cleared.clear()  # what was there before is no more to be put back
@@ -143,7 +144,7 @@ class KeptPruned:
 def _zero_gradient(pruned: Tensor) -> Any:
     def hook(parameter: Tensor) -> None:
         if parameter.grad is not None:
-            parameter.grad.masked_fill_(pruned, 0)
+            local(parameter.grad).masked_fill_(pruned, 0)
 
     return hook
 
@@ -211,7 +212,7 @@ def keep_pruned(
     >>> int((net.weight == 0).sum())
     2
     """
-    check_whole(model)
+    check_shards(model)
     model = bare(model)
     _optimizers(model, optimizer)
     if masks is None:
@@ -351,7 +352,7 @@ class GradualPruner:
             )
             raise ValueError(msg)
         self._at = sorted({int(t) for t in numbers})
-        _check_options(model, batches, loss_fn, sparsity, options)
+        self._ranks = _check_options(model, batches, loss_fn, sparsity, options)
         if sparsity is None:
             self._sparsities: list[float | None] = [None] * len(self._at)
         else:
@@ -393,17 +394,19 @@ class GradualPruner:
             self._count = count
             return None
         turn = self._at.index(count)
-        layout = Layout.of(self._model, **self._chosen)
-        with AllOrNothing(self._model, layout, layout.device) as change:
-            report = prune(
-                self._model,
-                self._batches,
-                self._loss_fn,
-                sparsity=self._sparsities[turn],
-                random_state=self._seeds[turn],
-                **self._options,
-            )
-            self._take(report, count, change)
+        with Whole(self._model, self._ranks) as shards:
+            layout = Layout.of(self._model, **self._chosen)
+            with AllOrNothing(self._model, layout, layout.device) as change:
+                report = prune(
+                    self._model,
+                    self._batches,
+                    self._loss_fn,
+                    sparsity=self._sparsities[turn],
+                    random_state=self._seeds[turn],
+                    **self._options,
+                )
+                shards.commit()
+                self._take(report, count, change)
         return report
 
     @whole
@@ -462,13 +465,15 @@ def _check_options(
     loss_fn: LossFunction,
     sparsity: float | None,
     options: Mapping[str, Any],
-) -> None:
-    """Refuse now what `prune` would refuse at the first pruning."""
-    check_whole(model)
+) -> Ranks:
+    """Refuse now what `prune` would refuse at the first pruning; the ranks."""
     call = inspect.signature(prune).bind(
         model, batches, loss_fn, sparsity=sparsity, **options
     )
     call.apply_defaults()
-    Ranks(call.arguments["group"], call.arguments["timeout"], "GradualPruner")
+    given = call.arguments
+    ranks = Ranks(given["group"], given["timeout"], "GradualPruner")
     names = inspect.signature(make_targets).parameters
-    make_targets(**{name: call.arguments[name] for name in names})
+    with Whole(model, ranks):
+        make_targets(**{name: given[name] for name in names})
+    return ranks

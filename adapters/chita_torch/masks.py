@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .kinds import bare, bare_name
 from .layout import Selector, select
+from .shards import Whole, is_shard
 
 
 def read_masks(
@@ -48,9 +50,10 @@ def read_masks(
     {'weight': tensor([[ True, False,  True]])}
     """
     model = bare(model)
-    parameters = dict(model.named_parameters())
-    names = select(model, include, exclude, frozen=True)  # they may train later
-    return {name: parameters[name].detach() != 0 for name in names}
+    with Whole(model):
+        parameters = dict(model.named_parameters())
+        names = select(model, include, exclude, frozen=True)  # they may train later
+        return {name: parameters[name].detach() != 0 for name in names}
 
 
 def fit_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,17 +84,19 @@ def apply_masks(
     weights: nn.Module | Mapping[str, Tensor] | None = None,
 ) -> None:
     """Set the weights that masks do not keep to zero; see `PruningReport.apply_to`."""
-    parameters = dict(bare(model).named_parameters())
-    fitting = fit_masks(model, masks)
-    values: dict[str, Tensor] = {name: parameters[name] for name in fitting}
-    if weights is not None:
-        given = weights.state_dict() if isinstance(weights, nn.Module) else weights
-        for name, parameter in values.items():
-            found = given.get(bare_name(name, given))
-            if found is None or found.shape != parameter.shape:
-                msg = f"weights has no {name!r} of shape {tuple(parameter.shape)}."
-                raise ValueError(msg)
-            values[name] = found
-    for name, mask in fitting.items():
-        place = parameters[name]
-        place.copy_(values[name]).masked_fill_(~mask.to(place.device), 0)
+    with Whole(model) as shards:
+        parameters = dict(bare(model).named_parameters())
+        fitting = fit_masks(model, masks)
+        values: dict[str, Tensor] = {name: parameters[name] for name in fitting}
+        if weights is not None:
+            given = weights.state_dict() if isinstance(weights, nn.Module) else weights
+            for name, parameter in values.items():
+                found: Any = given.get(bare_name(name, given))
+                if found is None or found.shape != parameter.shape:
+                    msg = f"weights has no {name!r} of shape {tuple(parameter.shape)}."
+                    raise ValueError(msg)
+                values[name] = found.full_tensor() if is_shard(found) else found
+        for name, mask in fitting.items():
+            place = parameters[name]
+            place.copy_(values[name]).masked_fill_(~mask.to(place.device), 0)
+        shards.commit()

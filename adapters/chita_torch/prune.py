@@ -39,9 +39,10 @@ from .objective import (
     ObjectiveName,
 )
 from .predictions import Predictions
-from .ranks import TIMEOUT, Group, Ranks, check_norms, check_whole
+from .ranks import TIMEOUT, Group, Ranks, check_norms
 from .reconstruction import Reconstruction
 from .report import LayerFit, LayerReport, PruningReport, Stage
+from .shards import takes_shards
 from .stage import Search, Setting
 from .state import (
     AllOrNothing,
@@ -59,6 +60,7 @@ logger = logging.getLogger(__name__)
 MANY_STAGES = 10
 
 
+@takes_shards
 def prune(
     model: nn.Module,
     batches: Iterable[Tree],
@@ -314,7 +316,6 @@ def prune(
     (88, 88)
     """
     check_model(model, loss_fn)
-    check_whole(model)
     ranks = Ranks(group, timeout, "prune")
     model = bare(model)
     if objective not in OBJECTIVES:

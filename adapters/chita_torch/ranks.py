@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -39,32 +38,6 @@ Group = Any  # a torch.distributed.ProcessGroup, where torch is built with them
 TIMEOUT = 1800.0  # seconds, as torch.distributed waits by default
 HOST = "cpu"  # whatever torch.set_default_device says
 FLAG_BYTES = 512  # of what a rank says of its failure
-
-PLAIN = (
-    "Prune the plain model, before it is sharded, or one that holds the whole weights "
-    "(get_model_state_dict of torch.distributed.checkpoint.state_dict with "
-    "StateDictOptions(full_state_dict=True)), and load its state_dict into this one."
-)
-
-
-def check_whole(model: nn.Module) -> None:
-    """Refuse a model of whose weights this rank holds a part."""
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
-    tensors: Any = sys.modules.get("torch.distributed.tensor")
-    for name, module in model.named_modules():
-        if fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel):
-            msg = (
-                f"module {name!r} is a FullyShardedDataParallel: each rank holds a "
-                f"part of its weights. {PLAIN}"
-            )
-            raise TypeError(msg)
-    for name, parameter in model.named_parameters():
-        if tensors is not None and isinstance(parameter, tensors.DTensor):
-            msg = (
-                f"parameter {name!r} is a DTensor (fully_shard, tensor parallelism): "
-                f"each rank holds a part of it. {PLAIN}"
-            )
-            raise TypeError(msg)
 
 
 def check_padding(source: Any) -> None:
@@ -193,6 +166,13 @@ class Ranks:
                 self._flags(text)
             except RuntimeError as lost:  # the others will see that it is gone
                 error.add_note(f"The other ranks could not be told: {lost}")
+
+    @property
+    def members(self) -> set[int]:
+        """Numbers of the ranks among all of torch.distributed."""
+        if self._group is None:
+            return {dist.get_rank() if dist.is_initialized() else 0}
+        return {*dist.get_process_group_ranks(self._group)}
 
     # --- What is agreed ---------------------------------------------------------------
 

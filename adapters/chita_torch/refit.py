@@ -23,12 +23,14 @@ from .gradients import LossFunction, over_pieces
 from .kinds import bare
 from .layout import Layout, Selector
 from .predictions import Predictions
-from .ranks import TIMEOUT, Group, Ranks, check_whole
+from .ranks import TIMEOUT, Group, Ranks
 from .reconstruction import Reconstruction
+from .shards import takes_shards
 from .stage import Setting
 from .state import AllOrNothing
 
 
+@takes_shards
 def refit(
     model: nn.Module,
     batches: Iterable[Tree],
@@ -122,7 +124,6 @@ def refit(
     (1, True)
     """
     check_model(model, loss_fn)
-    check_whole(model)
     ranks = Ranks(group, timeout, "refit")
     model = bare(model)
     if dense is None and masks is None:

@@ -2,9 +2,11 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from chita_torch import GradualPruner, keep_pruned, prune, refit
+from chita_torch.shards import local, part_of
 
 
 def loss(model, batch):
@@ -24,6 +26,11 @@ def samples(n_batches=10, size=24):
     x = torch.randn(n_batches * size, 12, generator=generator)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def cat(batches):
+    """The samples of all batches."""
+    return [torch.cat(each) for each in zip(*batches, strict=True)]
 
 
 def message(call):
@@ -55,19 +62,60 @@ def refusals(rank, size):
 
 
 def refusals_of_shards(rank, size):
-    """What is said of a model that is sharded over the ranks."""
+    """What is said of models that are sharded in ways that cannot be pruned."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (size,))
+    parallel = parallelize_module(network(), mesh, {"0": ColwiseParallel()})
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+    older = FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+    model = sharded(network(), size)
+    before = [local(p).clone() for p in model.parameters()]
+    alone = {"sparsity": 0.5, "group": dist.new_subgroups(1)[0]}
+    said = {
+        "tensor parallel": message(lambda: prune(parallel, [], loss, sparsity=0.5)),
+        "keep_pruned": message(lambda: keep_pruned(parallel, optimizer)),
+        "older": message(lambda: prune(older, samples(), loss, sparsity=0.5)),
+        "no group": message(lambda: prune(model, samples(), loss, sparsity=0.5)),
+        "a part of them": message(lambda: prune(model, samples(), loss, **alone)),
+    }
+    assert all(map(torch.equal, map(local, model.parameters()), before))
+    return said
+
+
+def sharded(model, size):
+    """Layers and the rest sharded over the ranks, as FSDP2 is used."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import init_device_mesh
 
-    model = network()
-    fully_shard(model, mesh=init_device_mesh("cpu", (size,)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return {
-        "prune": message(lambda: prune(model, samples(), loss, sparsity=0.5)),
-        "keep_pruned": message(lambda: keep_pruned(model, optimizer)),
-    }
+    mesh = init_device_mesh("cpu", (size,))
+    for layer in model.children():
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
+def replicated(model, size):
+    """The model as each rank has it whole."""
+    return DistributedDataParallel(model)
+
+
+def whole_state(model):
+    """The state of a model, whole on each rank."""
+    from torch.distributed.checkpoint import state_dict as states
+
+    if isinstance(model, DistributedDataParallel):
+        return model.module.state_dict()
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        return model.state_dict()
+    options = states.StateDictOptions(full_state_dict=True)
+    return states.get_model_state_dict(model, options=options)
+
+
+RECONSTRUCTION = {"objective": "reconstruction"}
 OPTIONS = {"sparsity": 0.7, "samples_per_gradient": 4, "progress": False}
 
 
@@ -76,7 +124,8 @@ def own(batches, rank, size):
     if size == 1:
         return batches
     cuts = {2: (0, 7, 10), 4: (0, 4, 6, 9, 10)}[size]
-    return batches[cuts[rank] : cuts[rank + 1]]
+    start, stop = (len(batches) * cut // 10 for cut in cuts[rank : rank + 2])
+    return batches[start:stop]
 
 
 class ConvNet(nn.Module):
@@ -104,33 +153,37 @@ def conv():
     return ConvNet()
 
 
-def hashed(model):
+def hashed(state):
+    """A hash of a state, or of that of a model."""
     import hashlib
 
-    state = model.state_dict()
+    state = state if isinstance(state, dict) else whole_state(state)
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def pruned(rank, size, make, options):
+def pruned(rank, size, make, options, wrap=replicated, data=(10, 24), labels=True):
     """Prune this rank's share of the batches; what came out."""
     import torch.distributed as dist
 
-    model = make()
+    model, batches = make(), own(samples(*data), rank, size)
     if size > 1:
-        model = DistributedDataParallel(model)
+        model = wrap(model, size)
         options = {**options, "group": dist.group.WORLD, "timeout": 20}
+    if wrap is sharded:
+        model.eval()
+        model(samples()[0][0])  # which leaves weights gathered
     model.train()
-    report = prune(
-        model, own(samples(), rank, size), loss, random_state=3, **OPTIONS | options
-    )
-    inner = getattr(model, "module", model)
+    loss_fn = loss if labels else None
+    report = prune(model, batches, loss_fn, random_state=3, **OPTIONS | options)
+    state = whole_state(model)
+    assert size == 1 or wrap is replicated or len(model._forward_pre_hooks) == 1
     return {
-        "hash": hashed(inner),
+        "hash": hashed(state),
         "masks": {n: m.numpy() for n, m in report.masks.items()},
-        "weights": {n: p.detach().numpy() for n, p in inner.state_dict().items()},
+        "weights": {n: t.detach().numpy() for n, t in state.items()},
         "loss": report.loss_after,
         "before": report.loss_before,
         "training": model.training,
@@ -212,7 +265,7 @@ def said_of_arguments(rank, size):
     from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
     options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}
-    x, y = (torch.cat(each) for each in zip(*samples(), strict=True))
+    x, y = cat(samples())
     data = TensorDataset(x[:-1], y[:-1])
 
     def loader(**kind):
@@ -242,20 +295,25 @@ def said_of_arguments(rank, size):
     }
 
 
-def trained(rank, size, stop=None, state=None):
-    """Train under DistributedDataParallel, pruning on the way."""
+def trained(rank, size, stop=None, state=None, wrap=replicated):
+    """Train, the model whole on each rank or sharded, pruning on the way."""
     import io
 
     import torch.distributed as dist
+    from torch.distributed.checkpoint import state_dict as states
 
-    model = DistributedDataParallel(conv())
+    whole = states.StateDictOptions(full_state_dict=True)
+    model = wrap(conv(), size)
+    inner = getattr(model, "module", model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}
     batches = own(samples(), rank, size)
     if state is not None:
         state = torch.load(io.BytesIO(state))
-        model.module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        states.set_model_state_dict(inner, state["model"], options=whole)
+        states.set_optimizer_state_dict(
+            inner, optimizer, state["optimizer"], options=whole
+        )
     pruner = GradualPruner(
         model,
         optimizer,
@@ -266,33 +324,39 @@ def trained(rank, size, stop=None, state=None):
         resume=None if state is None else state["pruner"],
         **options | {"objective": "reconstruction"},
     )
-    gradients = []
+    gradients = {}
     for step in range(pruner.state_dict()["count"], 6 if stop is None else stop):
         optimizer.zero_grad()
         loss(model, batches[step % len(batches)]).backward()
-        gradients = {
-            name: model.module.get_parameter(name).grad[~mask].abs().sum().item()
-            for name, mask in pruner.kept.masks.items()
-        }
+        for name, mask in pruner.kept.masks.items():
+            gradient = inner.get_parameter(name).grad
+            gradients[name] = local(gradient)[part_of(~mask, gradient)].abs().sum()
         optimizer.step()
         pruner.step()
-    zeros = sum(int((p == 0).sum()) for p in model.parameters())
-    last = {name: mask.numpy() for name, mask in pruner.kept.masks.items()}
+    names = {name for name, _ in inner.named_parameters()}
+    weights = {n: t for n, t in whole_state(model).items() if n in names}
+    zeros = sum(int((t == 0).sum()) for t in weights.values())
+    masks = pruner.kept.masks
     saved = io.BytesIO()
-    whole = {"model": model.module, "optimizer": optimizer, "pruner": pruner}
-    torch.save({name: it.state_dict() for name, it in whole.items()}, saved)
+    kept = {
+        "model": whole_state(model),
+        "optimizer": states.get_optimizer_state_dict(inner, optimizer, options=whole),
+        "pruner": pruner.state_dict(),
+    }
+    torch.save(kept, saved)
     pruner.remove()
     with keep_pruned(model, optimizer) as kept:
         loss(model, batches[0]).backward()
         optimizer.step()
         held = {name: mask.numpy() for name, mask in kept.masks.items()}
     # (Running statistics are each rank's own in training, as always.)
-    weights = hashed(nn.ParameterList(model.parameters()))
+    after = whole_state(model)
     return {
-        "hash": weights,
-        "masks": last,
+        "hash": hashed(weights),
+        "masks": {name: mask.numpy() for name, mask in masks.items()},
         "held": held,
-        "gradients": gradients,
+        "held at zero": not any(after[n][~mask].any() for n, mask in masks.items()),
+        "gradients": {name: float(total) for name, total in gradients.items()},
         "zeros": zeros,
         "state": saved.getvalue(),
         "count": pruner.state_dict()["count"],
@@ -413,3 +477,30 @@ def mlpnet(rank, size, folder, options):
         options = options | {"group": dist.group.WORLD, "timeout": 60}
     report = prune(model, batches, loss, random_state=0, progress=False, **options)
     return {n: m.numpy() for n, m in report.masks.items()}, hashed(model)
+
+
+def accelerated(rank, size, even):
+    """Prune with what accelerate makes of a model, an optimizer and a loader."""
+    import os
+
+    import torch.distributed as dist
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from torch.utils.data import DataLoader, TensorDataset
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    accelerator = Accelerator(
+        cpu=True, dataloader_config=DataLoaderConfiguration(even_batches=even)
+    )
+    model, data = network(), TensorDataset(*cat(samples(9, 24)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(data, batch_size=24)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    options = OPTIONS | RECONSTRUCTION | {"group": dist.group.WORLD, "timeout": 20}
+    said = message(lambda: prune(model, loader, loss, random_state=3, **options))
+    kept = keep_pruned(model, optimizer)
+    for x, y in list(loader)[:4]:
+        optimizer.zero_grad()
+        accelerator.backward(loss(model, (x, y)))
+        optimizer.step()
+    zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    return said, len(loader), kept.masks, zeros, hashed(accelerator.unwrap_model(model))

@@ -28,14 +28,13 @@ def test_ranks_that_would_part_without_a_word_are_refused():
             assert "torch.distributed runs 2 ranks" in text, (name, text)
 
 
-def test_a_sharded_model_is_refused_by_name():
+def test_models_sharded_otherwise_than_by_fully_shard_are_refused_by_name():
     for said in done(2, jobs.refusals_of_shards):
-        for name, text in said.items():
-            assert "parameter '0.weight' is a DTensor" in text, (name, text)
-
-
-def test_a_sharded_model_is_pruned_by_way_of_a_plain_copy():
-    assert done(2, jobs.sharded_by_way_of_a_plain_copy) == [True, True]
+        for name in ("tensor parallel", "keep_pruned"):
+            assert "parameter '0.weight' is a DTensor that fully_shard" in said[name]
+        assert "module '' is a FullyShardedDataParallel" in said["older"]
+        assert "torch.distributed runs 2 ranks" in said["no group"]
+        assert "ranks [0, 1] hold parts of the model" in said["a part of them"]
 
 
 def compare(found, alone):
@@ -53,11 +52,12 @@ def compare(found, alone):
             )
 
 
-RECONSTRUCTION = {"objective": "reconstruction"}
+RECONSTRUCTION = jobs.RECONSTRUCTION
 ONE_OF_TWO = RECONSTRUCTION | {"sparsity": None, "pattern": "1:2", "calibration": 0.0}
 STAGES = {"objective": "gradients", "stages": 2, "regrow": False}
 FLOPS = RECONSTRUCTION | {"cost": "flops"}
 AUTO = {"objective": "auto", "stages": 2}
+ONE_STEP = RECONSTRUCTION | {"samples_per_gradient": 1, "ridge": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,19 @@ AUTO = {"objective": "auto", "stages": 2}
 )
 def test_ranks_prune_as_one_process_would_with_all_batches(size, make, options):
     compare(done(size, jobs.pruned, make, options), jobs.pruned(0, 1, make, options))
+
+
+@pytest.mark.parametrize(("size", "options"), [(2, RECONSTRUCTION), (4, STAGES)])
+def test_a_sharded_model_is_pruned_as_a_plain_one(size, options):
+    found = done(size, jobs.pruned, jobs.conv, options, jobs.sharded)
+    compare(found, jobs.pruned(0, 1, jobs.conv, options))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_what_is_drawn_of_many_batches_depends_neither_on_ranks_nor_on_joining(labels):
+    # More batches than pass side by side, and more rows than are read of a layer.
+    many = jobs.conv, ONE_STEP, jobs.replicated, (150, 3), labels
+    compare(done(2, jobs.pruned, *many), jobs.pruned(0, 1, *many))
 
 
 FAILURES = {
@@ -137,24 +150,43 @@ def test_what_would_count_twice_or_differ_is_refused_in_words():
     assert "that this rank is in; got int on rank 1" in one["another group"]
 
 
-def test_training_on_ranks_prunes_and_holds_the_same_weights_on_each():
-    whole = done(2, jobs.trained)
+@pytest.mark.parametrize("wrap", [jobs.replicated, jobs.sharded])
+def test_training_on_ranks_prunes_and_holds_the_same_weights_on_each(wrap):
+    whole = done(2, jobs.trained, None, None, wrap)
     assert len({each["hash"] for each in whole}) == 1
     for each in whole:
         assert each["zeros"] > 0
+        assert each["held at zero"]
         assert set(each["gradients"].values()) == {0.0}
         for name, mask in each["masks"].items():
             np.testing.assert_array_equal(mask, whole[0]["masks"][name])
             np.testing.assert_array_equal(mask, each["held"][name])
 
 
-def test_a_run_is_resumed_on_another_number_of_ranks():
-    once = done(2, jobs.trained, 3)[0]
+@pytest.mark.parametrize("wrap", [jobs.replicated, jobs.sharded])
+def test_a_run_is_resumed_on_another_number_of_ranks(wrap):
+    once = done(2, jobs.trained, 3, None, wrap)[0]
     assert once["count"] == 3
-    resumed = done(4, jobs.trained, None, once["state"])
+    resumed = done(4, jobs.trained, None, once["state"], wrap)
     assert len({each["hash"] for each in resumed}) == 1
     assert resumed[0]["count"] == 6
     assert resumed[0]["zeros"] > once["zeros"] > 0  # pruned once more, and once only
+
+
+def test_what_accelerate_has_prepared_is_pruned_and_its_repeated_samples_refused():
+    pytest.importorskip("accelerate")
+    for said, n_batches, *_ in done(2, jobs.accelerated, True):
+        assert "the loader repeats 24 samples" in said
+        assert n_batches == 5
+    found = done(2, jobs.accelerated, False)
+    assert {n_batches for _, n_batches, *_ in found} == {5, 4}
+    assert {said for said, *_ in found} == {"nothing was said"}
+    masks = [masks for *_, masks, _, _ in found]
+    zeros = sum(int((~mask).sum()) for mask in masks[0].values())
+    for each, n, _ in ((m, n, h) for *_, m, n, h in found):
+        assert all(torch.equal(each[name], masks[0][name]) for name in each)
+        assert n == zeros > 0
+    assert len({bits for *_, bits in found}) == 1
 
 
 def test_a_refit_on_ranks_is_that_of_one_process():
