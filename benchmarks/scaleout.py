@@ -4,7 +4,8 @@
     python -m benchmarks.scaleout accuracy      ten chunkings against long double
     python -m benchmarks.scaleout processes     one and two processes; the cost model
     python -m benchmarks.scaleout columns       400,000 columns on one rank and on two
-    python -m benchmarks.scaleout networks      one network, batches on one rank and two
+    python -m benchmarks.scaleout mlpnet mlpnet-gradients resnet20
+                                                networks on one rank and two
 
 A section is a function; `SECTIONS` lists them. Files are made in --folder and deleted.
 CPU is process time with one BLAS thread, and compared within a run only.
@@ -433,78 +434,148 @@ def columns(folder: Path, n: int, p: int) -> tuple[dict, str]:
     return {"alone": alone, "ranks": ranks}, "\n".join(lines) + "\n"
 
 
+# The data of `benchmarks.mlpnet` and `benchmarks.resnet20`, and how each is pruned.
+NETWORKS: dict[str, tuple[str, dict]] = {
+    "mlpnet": (
+        "mlpnet",
+        {"objective": "reconstruction", "sparsity": 0.95, "n_samples": 60_000},
+    ),
+    "mlpnet-gradients": ("mlpnet", {"objective": "gradients", "sparsity": 0.95}),
+    "resnet20": ("resnet20", {"objective": "reconstruction", "sparsity": 0.8}),
+}
+
+
+class Clock:
+    """CPU and wall seconds within some functions of some modules, by kind."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def watch(self, kind: str, module: Any, name: str) -> None:
+        """Count what ``module.name`` takes from now on."""
+        inner, spent = getattr(module, name), self.seconds.setdefault(kind, [0.0, 0.0])
+
+        def clocked(*args: Any, **kwargs: Any) -> Any:
+            result, *both = timed(partial(inner, *args, **kwargs))
+            spent[:] = map(sum, zip(spent, both, strict=True))
+            return result
+
+        setattr(module, name, clocked)
+
+
+def network(name: str, folder: Path) -> tuple[Any, list[Any]]:
+    """The trained network of a benchmark, and its batches for pruning."""
+    from . import mlpnet, resnet20
+
+    if name == "mlpnet":
+        model, train, _ = mlpnet.load(folder)
+        return model, mlpnet.batches_of(train, 0)
+    small, train, _ = resnet20.load(folder)
+    return small, resnet20.batches_of(resnet20.few(train), 50)
+
+
 def network_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
-    """Prune a convolutional network by reconstruction; statistics and solves apart."""
+    """Prune a network with this rank's batches: what it took, and what is left."""
     import hashlib
 
     import torch
-    from torch import nn
 
-    from chita_torch import prune
+    from chita_torch import prune, reconstruction, stage
 
-    torch.manual_seed(0)
-    stages: list[nn.Module] = []
-    for inner, outer, stride in ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1)):
-        stages += [nn.Conv2d(inner, outer, 3, stride, 1), nn.ReLU()]
-    net = nn.Sequential(
-        *stages, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 10)
-    )
-    images = int((folder / "images").read_text())
-    x = torch.randn(images, 3, 32, 32)
-    y = torch.randint(0, 10, (images,))
-    batches = list(zip(x.split(64), y.split(64), strict=True))
+    from .pruning_runs import loss_fn
+
+    # What is imported when it is first used is not to be counted.
+    torch.func.vmap(torch.sin)(torch.ones(2))
+    name, data, options = json.loads((folder / "network.json").read_text())
+    model, batches = network(name, Path(data))
     share = -(-len(batches) // size)
-
-    def loss(model: nn.Module, batch: Any) -> Any:
-        return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
+    clock = Clock()
+    clock.watch("statistics", reconstruction, "collect")
+    clock.watch("statistics", stage, "rows_of_stage")
+    for module, each in ((reconstruction, "fit_support"), (stage, "solve")):
+        clock.watch("solves", module, each)
+    clock.watch("solves", reconstruction, "solve")
     call = partial(
         prune,
-        net,
+        model,
         batches[rank * share : (rank + 1) * share],
-        loss,
-        objective="reconstruction",
-        sparsity=0.8,
-        ridge=0.01,
-        calibration=0.0,
-        samples_per_gradient=1,
+        loss_fn,
         random_state=0,
         progress=False,
         group=group,
+        **options,
     )
     report, cpu, wall = timed(call)
-    bits = b"".join(p.detach().numpy().tobytes() for p in net.parameters())
-    masks = b"".join(report.masks[name].numpy().tobytes() for name in report.masks)
+    weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    masks = {n: mask.numpy() for n, mask in report.masks.items()}
+    np.savez(folder / f"{size}-{rank}.npz", **masks)
+    digest = hashlib.sha256(b"".join(w.tobytes() for w in weights.values()))
+    last = report.stages[-1]
     return {
         "cpu": cpu,
         "wall": wall,
-        "statistics": report.stages[0].gradient_seconds,
-        "weights": hashlib.sha256(bits).hexdigest(),
-        "masks": hashlib.sha256(masks).hexdigest(),
+        **{kind: {"cpu": c, "wall": w} for kind, (c, w) in clock.seconds.items()},
+        "weights": digest.hexdigest(),
+        "objective": last.objective,
+        "ridge": last.chosen.ridge,
+        "loss": report.loss_after,
     }
 
 
-def networks(folder: Path, n: int, p: int) -> tuple[dict, str]:
-    """One network, 2,048 images, on one rank and shared by two."""
-    images = min(n, 2048)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        (Path(name) / "images").write_text(str(images))
-        (alone,) = on_ranks(1, "networks", Path(name))
-        ranks = on_ranks(2, "networks", Path(name))
-    slowest = max(each["statistics"] for each in ranks)
-    lines = [
-        f"Four convolutions and a linear layer, {images:,} images of 32 x 32, 80 % "
-        f"pruned by reconstruction; load {os.getloadavg()[0]:.1f}.",
-        "",
-        "| | one rank | two ranks |",
-        "|---|---|---|",
-        f"| statistics (s) | {alone['statistics']:.1f} | {slowest:.1f}, "
-        f"{alone['statistics'] / slowest:.2f} x as fast |",
-        f"| all (s) | {alone['wall']:.1f} | {max(e['wall'] for e in ranks):.1f} |",
-        f"| same masks as one | | {ranks[0]['masks'] == alone['masks']} |",
-        f"| same weights on both | | {ranks[0]['weights'] == ranks[1]['weights']} |",
+def masks_apart(folder: Path) -> tuple[int, int]:
+    """Weights that two ranks decide otherwise than one process, and all."""
+    with np.load(folder / "1-0.npz") as alone, np.load(folder / "2-0.npz") as ranks:
+        apart = sum(int((alone[n] != ranks[n]).sum()) for n in alone.files)
+        return apart, sum(alone[n].size for n in alone.files)
+
+
+def networks(section: str, folder: Path, n: int, p: int) -> tuple[dict, str]:
+    """A trained network pruned by one process, and by two ranks with half the data."""
+    from .pruning_data import data_folder
+
+    name, options = NETWORKS[section]
+    data = data_folder(name, None)
+    if data is None:
+        return {}, "The optional data are not there.\n"
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        told = json.dumps([name, str(data), options])
+        (Path(here) / "network.json").write_text(told)
+        (alone,) = on_ranks(1, "networks", Path(here))
+        ranks = on_ranks(2, "networks", Path(here))
+        apart, total = masks_apart(Path(here))
+    each = [alone, *ranks]
+    both = [[one[kind] for one in each] for kind in ("statistics", "solves")]
+    (statistics, solves) = ([one["cpu"] for one in kind] for kind in both)
+    whole = [one["cpu"] for one in each]
+    rest = [
+        all_ - one - other
+        for all_, one, other in zip(whole, statistics, solves, strict=True)
     ]
-    return {"alone": alone, "ranks": ranks}, "\n".join(lines) + "\n"
+    lines = [
+        f"{name}, {options['sparsity']:.0%} pruned by {options['objective']}, ridge "
+        f"chosen; seconds; load {os.getloadavg()[0]:.1f}.",
+        "",
+        "| | one process | rank 0 | rank 1 | one process over the slower rank |",
+        "|---|---|---|---|---|",
+    ]
+    for label, seconds in {
+        "statistics, CPU": statistics,
+        "statistics, wall": [one["wall"] for one in both[0]],
+        "solves, CPU": solves,
+        "other passes and what travels, CPU": rest,
+        "all, CPU": whole,
+        "all, wall": [one["wall"] for one in each],
+    }.items():
+        times = " | ".join(f"{s:.2f}" for s in seconds)
+        lines.append(f"| {label} | {times} | {seconds[0] / max(seconds[1:]):.2f} |")
+    same = ranks[0]["weights"] == ranks[1]["weights"]
+    lines += [
+        f"| calibration loss | {' | '.join(str(e['loss']) for e in each)} | |",
+        f"| masks: weights decided otherwise | | {apart} of {total:,} | | |",
+        f"| the same bits on both ranks | | {same} | | |",
+    ]
+    record = {"alone": alone, "ranks": ranks, "apart": apart, "n_weights": total}
+    return record, "\n".join(lines) + "\n"
 
 
 SECTIONS: dict[str, Callable[[Path, int, int], tuple[dict, str]]] = {
@@ -512,7 +583,7 @@ SECTIONS: dict[str, Callable[[Path, int, int], tuple[dict, str]]] = {
     "accuracy": accuracy,
     "processes": processes,
     "columns": columns,
-    "networks": networks,
+    **{section: partial(networks, section) for section in NETWORKS},
 }
 
 
