@@ -36,7 +36,8 @@ class Part:
     """Rows ``start:stop`` of a weight's matrix: those that one call computes.
 
     ``inputs`` is set for a transposed convolution in groups, whose rows hold weights of
-    every group, ``inputs`` of them at each position of the kernel.
+    every group, ``inputs`` of them at each position of the kernel. ``cut``: the groups
+    are pieces of the rows (`Slot.pieces`), whose products add up to the outputs.
     """
 
     name: str
@@ -44,12 +45,13 @@ class Part:
     stop: int
     groups: int = 1
     inputs: int = 0
+    cut: bool = False
 
     @property
     def n_outputs(self) -> int:
         """Outputs of one group, t."""
         n_rows = self.stop - self.start
-        return n_rows if self.inputs else n_rows // self.groups
+        return n_rows if self.inputs or self.cut else n_rows // self.groups
 
     def stretch(self, slot: Slot) -> slice:
         """Place of its weights in the slot's, in the order of the flat vector."""
@@ -94,6 +96,8 @@ class Call:
             drawn = torch.randperm(count, generator=generator)[: max(wanted, 1)]
             index = drawn.sort().values.to(self.x.device)
         X = self._rows(self.x, index)
+        if self.part.cut:
+            X = X.reshape(X.shape[1], self.part.groups, -1).transpose(0, 1)
         return X if X.dtype == torch.float64 else X.float()
 
     def rows_of_several(
@@ -122,6 +126,8 @@ class Call:
         axis = self.output_axis % squares.ndim
         others = [i for i in range(squares.ndim) if i != axis]
         total = squares.sum(others) if others else squares
+        if self.part.cut:
+            return total.expand(self.part.groups, -1)
         return total.reshape(self.part.groups, -1)
 
 
@@ -178,8 +184,21 @@ def _project(
     watch: Watch, x: Tensor, slot: Slot, bias: Tensor | None, start: int, stop: int
 ) -> Tensor:
     """``x W[start:stop]' + bias``."""
-    call = Call(Part(slot.name, start, stop), x, ("linear",), -1, _flat_rows, 0)
+    part = _whole(slot)
+    if (start, stop) != (0, part.stop):
+        if part.cut:  # its pieces hold all rows
+            return F.linear(x, slot.parameter[start:stop], bias)
+        part = Part(slot.name, start, stop)
+    call = Call(part, x, ("linear",), -1, _flat_rows, 0)
     return watch._use(call, lambda w: F.linear(x, w[start:stop], bias))
+
+
+def _whole(slot: Slot, groups: int = 1) -> Part:
+    """All rows of a weight; in pieces where they are cut."""
+    n_rows = slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
+    if slot.pieces > 1:
+        return Part(slot.name, 0, n_rows, slot.pieces, cut=True)
+    return Part(slot.name, 0, n_rows, groups)
 
 
 def _flat_rows(x: Tensor, index: Tensor | None) -> Tensor:
@@ -193,7 +212,7 @@ def _addmm(
     slot = watch._slot(mat2)
     if slot is None or slot.sum_axis != 0 or scales:
         return func(input, mat1, mat2, **scales)
-    call = Call(Part(slot.name, 0, mat2.shape[1]), mat1, ("linear",), -1, _flat_rows, 0)
+    call = Call(_whole(slot), mat1, ("linear",), -1, _flat_rows, 0)
     return watch._use(call, lambda w: func(input, mat1, w))
 
 
@@ -218,7 +237,7 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor:
     slot = watch._slot(weight)
-    if slot is None or slot.sum_axis != 1:
+    if slot is None or slot.sum_axis != 1 or (slot.pieces > 1 and groups > 1):
         return func(input, weight, bias, stride, padding, dilation, groups)
     n = weight.ndim - 2
     kernel = tuple(weight.shape[2:])
@@ -232,7 +251,7 @@ def _convolution(
     else:
         sides = [(side, side) for side in _tuple(padding, n)]
     call = _patches_call(
-        Part(slot.name, 0, weight.shape[0], groups),
+        _whole(slot, groups),
         input,
         ("conv", kernel, steps, spread, tuple(sides), groups),
         lambda x: _windows(_pad(x, sides), kernel, steps, spread),
@@ -321,8 +340,9 @@ def _patches_call(
             views = views.movedim(list(range(2, 2 + n)), list(range(-n, 0)))[where]
             views = views.movedim(-1, 2)
         N, C, P = views.shape[:3]
-        cut = views.reshape(N, part.groups, C // part.groups, P, -1)
-        return cut.permute(1, 0, 3, 4, 2).reshape(part.groups, N * P, -1)
+        groups = 1 if part.cut else part.groups
+        apart = views.reshape(N, groups, C // groups, P, -1)
+        return apart.permute(1, 0, 3, 4, 2).reshape(groups, N * P, -1)
 
     return Call(part, x, form, -1 - n, rows, math.prod(places))
 

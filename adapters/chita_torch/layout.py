@@ -4,7 +4,8 @@ Notation: ``p`` is the number of chosen weights, ``L`` the number of chosen
 parameters ("layers"). Coordinates run layer by layer in the order of
 ``model.named_parameters()``; inside a layer the axis that is summed over in the
 forward pass comes last, so that ``m`` consecutive coordinates of a row are the
-group that an N:M pattern speaks of.
+group that an N:M pattern speaks of. Rows too long for one Gram matrix are cut: the
+first piece of every row, then the second of every row, and so on (`Slot.pieces`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from .kinds import (
 
 Selector: TypeAlias = str | type | Callable[[str, Tensor], bool]
 
+COLUMNS = 8192  # inputs of a layer that are solved together; more go in pieces
+PIECES = 4  # times as many as need be, at most, where fewer do not divide the inputs
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
@@ -46,6 +50,7 @@ class Slot:
 
     ``sum_axis`` is the parameter's axis that the forward pass sums over. Where it holds
     weights of experts, in equal stretches one after the other, ``experts`` names them.
+    Its rows are cut into ``pieces`` of equal length.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Slot:
     stop: int
     sum_axis: int
     experts: tuple[str, ...] = ()
+    pieces: int = 1
 
     @property
     def size(self) -> int:
@@ -69,8 +75,8 @@ class Slot:
         """
         shape = self.parameter.shape
         if self.sum_axis == 0 or len(self.experts) > 1:
-            return shape[self.sum_axis]
-        return self.size // shape[0] if len(shape) > 1 else self.size
+            return shape[self.sum_axis] // self.pieces
+        return self.size // shape[0] // self.pieces if len(shape) > 1 else self.size
 
     def flatten(self, tensor: Tensor) -> Tensor:
         """Order a tensor of the parameter's shape like the flat vector.
@@ -79,12 +85,17 @@ class Slot:
         """
         lead = tensor.ndim - self.parameter.ndim
         moved = tensor.movedim(lead + self.sum_axis, -1)
+        if self.pieces > 1:
+            shape = (*tensor.shape[:lead], -1, self.pieces, self.row_length)
+            moved = moved.reshape(shape).transpose(-3, -2)
         return moved.reshape(*tensor.shape[:lead], self.size)
 
     def unflatten(self, flat: Tensor) -> Tensor:
         """Give a stretch of the flat vector the parameter's shape."""
         shape = list(self.parameter.shape)
         shape.append(shape.pop(self.sum_axis))
+        if self.pieces > 1:
+            flat = flat.reshape(self.pieces, -1, self.row_length).transpose(0, 1)
         return flat.reshape(shape).movedim(-1, self.sum_axis)
 
 
@@ -106,8 +117,14 @@ class Layout:
         model: nn.Module,
         include: Selector | Iterable[Selector] | None = None,
         exclude: Selector | Iterable[Selector] | None = None,
+        columns: int | None = None,
+        multiple: int = 1,
     ) -> Layout:
-        """Choose parameters of ``model`` (see `prune` for the rules)."""
+        """Choose parameters of ``model`` (see `prune` for the rules).
+
+        Rows longer than ``columns`` are cut into pieces whose length is at most that,
+        and a multiple of ``multiple``.
+        """
         names = select(model, include, exclude)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         first: dict[torch.device, str] = {}
@@ -128,7 +145,10 @@ class Layout:
             stop = start + parameter.numel()
             axis = axes[name] % parameter.ndim  # from the front: axes may be added
             of = experts.of.get(name, ())
-            slots.append(Slot(name, parameter, start, stop, axis, of))
+            slot = Slot(name, parameter, start, stop, axis, of)
+            if columns is not None:
+                slot = replace(slot, pieces=_pieces(slot, columns, multiple))
+            slots.append(slot)
             start = stop
         return cls(slots)
 
@@ -232,6 +252,22 @@ class Layout:
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a vector of shape ``(p,)`` into tensors of the layers' shapes."""
         return {s.name: s.unflatten(flat[s.start : s.stop]) for s in self.slots}
+
+
+def _pieces(slot: Slot, columns: int, multiple: int) -> int:
+    """The fewest equal pieces of at most so many columns that a weight's rows have.
+
+    One where the rows are no longer, no number fits, or calls use some rows alone
+    (packed projections of attention, experts) or in more than one way.
+    """
+    d, shape = slot.row_length, slot.parameter.shape
+    if slot.experts or slot.name.endswith("in_proj_weight"):
+        return 1
+    if d <= columns or (slot.sum_axis == 0 and len(shape) > 2):
+        return 1
+    fewest = -(-d // columns)
+    numbers = range(fewest, PIECES * fewest + 1)
+    return next((n for n in numbers if d % (n * multiple) == 0), 1)
 
 
 def _check_overlaps(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:

@@ -286,7 +286,8 @@ def prune(
     By reconstruction: a forward and a backward pass, two forward passes for each ridge
     tried, and for a layer of d inputs O(d^3) and some hundred times its weights times
     d. Memory: 16 d^2 bytes for each layer, 100 for each weight, and the activations of
-    all samples.
+    all samples. Layers of more than 8,192 inputs are solved in pieces of at most so
+    many, each for its own share of the outputs; the report names them.
 
     References
     ----------

@@ -126,6 +126,14 @@ class Reconstruction:
         self._passed, self._joined = joined(self.batches, PASSES)
         self._sizes = [n_samples(batch) for batch in self.batches]
         self.dense = self.layout.gather()
+        for slot in self.layout.slots:
+            if slot.pieces > 1:
+                d = slot.row_length
+                self.notes.append(
+                    f"{slot.name!r} has {slot.pieces * d} inputs: it is solved in "
+                    f"{slot.pieces} pieces of {d} columns, each for its own share of "
+                    "the dense network's outputs."
+                )
 
     def run(
         self, pattern: Any, loss_before: float, *, last: bool = True

@@ -21,7 +21,7 @@ from .checks import (
 )
 from .gradients import LossFunction, over_pieces
 from .kinds import bare
-from .layout import Layout, Selector
+from .layout import COLUMNS, Layout, Selector
 from .predictions import Predictions
 from .ranks import TIMEOUT, Group, Ranks
 from .reconstruction import Reconstruction
@@ -136,7 +136,7 @@ def refit(
     check_split(split)
     ridge = check_ridge(ridge)
     n_samples = check_count("n_samples", n_samples, 1)
-    layout = Layout.of(model, include, exclude)
+    layout = Layout.of(model, include, exclude, COLUMNS)
     present = layout.gather()
     given = _gather(layout, "dense", dense, present)
     kept = _gather(layout, "masks", masks, present != 0) != 0

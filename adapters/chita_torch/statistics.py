@@ -94,8 +94,9 @@ def check_memory(layout: Layout, device: torch.device) -> int:
     as groups; the least, one, is counted), and some numbers for each weight while the
     budget is divided.
     """
-    sizes = {s.name: 8 * (s.size // _n_rows(s)) ** 2 for s in layout.slots}
-    needed = 2 * sum(sizes.values()) + WEIGHT_BYTES * len(layout)
+    sizes = {s.name: 8 * (s.size // _n_rows(s) // s.pieces) ** 2 for s in layout.slots}
+    held = sum(s.pieces * sizes[s.name] for s in layout.slots)
+    needed = 2 * held + WEIGHT_BYTES * len(layout)
     free = available_bytes(device)
     if free is not None and WORKSPACE * max(sizes.values()) + needed > free:
         name = max(sizes, key=lambda each: sizes[each])
@@ -223,12 +224,13 @@ def _summed(
     names = layout.names
     own = []
     for p, its in found.items():
-        form = (names.index(p.name), p.start, p.stop, p.groups, p.inputs)
+        form = (names.index(p.name), p.start, p.stop, p.groups, p.inputs, int(p.cut))
         own.append([*form, its.H.shape[-1], its.n_rows, its.calls])
-    rows = ranks.gather(torch.tensor(own, dtype=torch.int64, device="cpu").view(-1, 8))
+    rows = ranks.gather(torch.tensor(own, dtype=torch.int64, device="cpu").view(-1, 9))
     counts: dict[Part, tuple[int, int, int]] = {}
-    for index, start, stop, groups, inputs, d, n, calls in torch.cat(rows).tolist():
-        part = Part(names[index], start, stop, groups, inputs)
+    for index, start, stop, groups, inputs, cut, *rest in torch.cat(rows).tolist():
+        part = Part(names[index], start, stop, groups, inputs, bool(cut))
+        d, n, calls = rest
         _, n_before, most = counts.get(part, (d, 0, 0))
         counts[part] = d, n_before + n, max(most, calls)
     total = {}

@@ -20,7 +20,7 @@ from torch import nn
 from chita_sklearn.core import Cardinality, NOfM, PerBlock, WithFloor
 
 from .checks import check_count, check_share
-from .layout import Layout, select
+from .layout import COLUMNS, Layout, select
 
 Schedule: TypeAlias = str | Callable[[int, int], float]
 
@@ -239,7 +239,9 @@ def make_targets(
             "scope='global' and without pattern."
         )
         raise ValueError(msg)
-    layout = Layout.of(model, include, exclude)
+    m = 1 if n_of_m is None else n_of_m[1]
+    columns = None if pattern == "units" else COLUMNS
+    layout = Layout.of(model, include, exclude, columns, m)
     if isinstance(scope, Mapping):
         whole = pattern == "units" and sparsity is None
         return [_named_target(model, layout, scope, 0.0 if whole else sparsity)]

@@ -28,10 +28,10 @@ class Keep(Watch):
         return output
 
 
-def calls_of(model, *inputs):
+def calls_of(model, *inputs, columns=None):
     """Check that watching changes nothing; return the layout, calls and outputs."""
     model.eval()
-    layout = Layout.of(model)
+    layout = Layout.of(model, columns=columns)
     watch = Keep(layout)
     with torch.no_grad():
         expected = model(*inputs)
@@ -43,13 +43,15 @@ def calls_of(model, *inputs):
     return layout, watch.seen
 
 
-def assert_calls_compute_the_outputs(model, *inputs):
-    layout, seen = calls_of(model, *inputs)
+def assert_calls_compute_the_outputs(model, *inputs, columns=None):
+    layout, seen = calls_of(model, *inputs, columns=columns)
     flat = layout.gather()
     covered = torch.zeros(len(layout))
     for call, output in seen:
         W = call.part.split(flat[place(layout, call.part)])
         Y = call.rows(10**9) @ W.mT  # (groups, m, t)
+        if call.part.cut:
+            Y = Y.sum(dim=0, keepdim=True)
         covered[place(layout, call.part)] += 1
         by_output = output.movedim(call.output_axis, -1)
         by_output = by_output.reshape(-1, by_output.shape[-1])
@@ -114,6 +116,36 @@ def test_patches_are_those_of_unfold():
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])
 def test_linear_of_any_number_of_axes(shape):
     assert_calls_compute_the_outputs(nn.Linear(5, 3, bias=False), torch.randn(shape))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 6])
+def test_pieces_of_long_rows_add_up_to_the_outputs(columns):
+    torch.manual_seed(columns)
+    flat, image = torch.randn(7, 3, 12), torch.randn(2, 4, 5, 5)
+    linear = nn.Linear(12, 5, bias=False)
+    convolution = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False)
+    assert_calls_compute_the_outputs(linear, flat, columns=columns)
+    assert_calls_compute_the_outputs(convolution, image, columns=columns)
+
+
+def test_moments_of_pieces_are_blocks_of_the_whole_ones():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 1))
+    batches = [torch.randn(9, 12) for _ in range(3)]
+
+    def loss(model, x):
+        return model(x).square().mean()
+
+    (whole, _), (cut, _) = (
+        collect(net, loss, batches, Layout.of(net, columns=columns), 27).values()
+        for columns in (None, 5)
+    )
+    assert whole.H.shape == (1, 12, 12)
+    assert cut.H.shape == (3, 4, 4)
+    for j in range(3):
+        block = whole.H[0, 4 * j : 4 * j + 4, 4 * j : 4 * j + 4]
+        torch.testing.assert_close(cut.H[j], block)
+        torch.testing.assert_close(cut.g[j], whole.g[0])
 
 
 @pytest.mark.parametrize("kind", ["self", "memory", "all three", "other widths"])

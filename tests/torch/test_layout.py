@@ -185,6 +185,29 @@ def test_flatten_keeps_leading_axes():
     assert torch.equal(slot.unflatten(flat[3]), stack[3])
 
 
+def test_long_rows_are_cut_into_pieces_that_groups_do_not_straddle():
+    linear = nn.Linear(24, 2, bias=False)
+    slot = Layout.of(linear, columns=10, multiple=4).slots[0]
+    assert (slot.pieces, slot.row_length) == (3, 8)
+    numbered = torch.arange(48.0).reshape(2, 24)
+    flat = slot.flatten(numbered)
+    assert flat[:8].tolist() == numbered[0, :8].tolist()
+    assert flat[8:16].tolist() == numbered[1, :8].tolist()
+    assert torch.equal(slot.unflatten(flat), numbered)
+    both = torch.stack([numbered, -numbered])
+    assert torch.equal(slot.flatten(both), torch.stack([flat, -flat]))
+    labels, sizes = Layout([slot]).group_labels(4)
+    assert sizes.tolist() == [4] * 12
+    for group in slot.unflatten(labels.double()).reshape(12, 4):
+        assert len(set(group.tolist())) == 1  # four consecutive weights of one output
+
+
+def test_no_piece_fits_and_the_rows_stay_whole():
+    assert Layout.of(nn.Linear(23, 2), columns=10).slots[0].pieces == 1
+    attention = nn.MultiheadAttention(16, 2)
+    assert {s.pieces for s in Layout.of(attention, columns=8).slots} == {1, 2}
+
+
 def test_groups_never_straddle_rows():
     model = nn.Sequential(nn.Linear(6, 2), nn.Conv1d(3, 2, 1))
     labels, lengths = Layout.of(model).group_labels(4)

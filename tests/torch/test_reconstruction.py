@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 import threading
 
 import pytest
@@ -14,7 +15,7 @@ from chita_torch.layout import Layout, select  # noqa: E402
 from chita_torch.lockstep import Lockstep  # noqa: E402
 from chita_torch.reconstruction import PASSES  # noqa: E402
 from chita_torch.state import mean_loss, recalibrate_batchnorm  # noqa: E402
-from chita_torch.statistics import collect  # noqa: E402
+from chita_torch.statistics import WEIGHT_BYTES, check_memory, collect  # noqa: E402
 
 QUICK = {
     "objective": "reconstruction",
@@ -27,6 +28,10 @@ QUICK = {
 
 def state_of(model):
     return copy.deepcopy(dict(model.state_dict()))
+
+
+def mean_square(net, x):
+    return net(x).square().sum(dim=1).mean()
 
 
 def assert_same(one, other, but=()):
@@ -420,6 +425,55 @@ def test_memory_is_checked_before_anything_is_allocated(mlp, monkeypatch):
     with pytest.raises(MemoryError, match=r"'0\.weight'"):
         prune(model, batches, loss_fn, sparsity=0.5, **QUICK)
     assert_same(state_of(model), before)
+
+
+def test_inputs_that_do_not_meet_are_solved_in_pieces_as_they_are_whole(monkeypatch):
+    # The moments of one half of the inputs with the other are exactly zero.
+    torch.manual_seed(0)
+    x = torch.zeros(300, 12)
+    x[:150, :6] = torch.randn(150, 6) @ torch.randn(6, 6)
+    x[150:, 6:] = torch.randn(150, 6) @ torch.randn(6, 6)
+    results = []
+    for columns in (100, 6):
+        for module in ("targets", "refit"):
+            monkeypatch.setattr(
+                sys.modules[f"chita_torch.{module}"], "COLUMNS", columns
+            )
+        torch.manual_seed(1)
+        model = nn.Linear(12, 5)
+        options = {"ridge": 1e-3, "calibration": 0.0, **QUICK}
+        report = prune(model, [x], mean_square, sparsity=0.7, **options)
+        assert int((model.weight != 0).sum()) == report.n_kept == 18
+        assert ("2 pieces of 6 columns" in str(report)) == (columns == 6)
+        whole = torch.linspace(-1, 1, 60).reshape(5, 12)
+        masks = {"weight": model.weight != 0}
+        refitted = nn.Linear(12, 5)
+        with torch.no_grad():
+            refitted.weight.copy_(whole)
+        refit(refitted, [x], masks=masks)
+        results.append((model.weight.detach(), refitted.weight.detach()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_two_of_four_are_consecutive_inputs_in_pieces_too(monkeypatch):
+    monkeypatch.setattr("chita_torch.targets.COLUMNS", 10)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 4), nn.Tanh(), nn.Linear(4, 4))
+    options = {"pattern": "2:4", "calibration": 0.0, **QUICK}
+    report = prune(model, [torch.randn(100, 24)], mean_square, **options)
+    assert "3 pieces of 8 columns" in str(report)
+    for layer in (model[0], model[2]):
+        assert ((layer.weight != 0).reshape(-1, 4).sum(dim=1) == 2).all()
+
+
+def test_pieces_take_less_memory_than_the_whole():
+    whole, pieces = (
+        check_memory(Layout.of(nn.Linear(64, 1), columns=columns), torch.device("cpu"))
+        for columns in (None, 16)
+    )
+    assert whole - 64 * WEIGHT_BYTES == 2 * 8 * 64**2  # H and its eigenvectors
+    assert pieces - 64 * WEIGHT_BYTES == 2 * 8 * 4 * 16**2
 
 
 def test_a_module_used_twice_is_solved_for_both_uses():
