@@ -371,7 +371,9 @@ class GradualPruner:
         self._model, self._optimizer = bare(model), optimizer
         self._batches, self._loss_fn, self._options = batches, loss_fn, options
         self.reports: list[PruningReport] = []
-        self._chosen = {key: options.get(key) for key in ("include", "exclude")}
+        self._chosen: dict[str, Any] = {
+            key: options.get(key) for key in ("include", "exclude")
+        }
         self._count = -1
         # Nothing is held before the first pruning: a weight that begins at zero trains.
         self.kept = KeptPruned(model, optimizer, {})
