@@ -374,7 +374,13 @@ def columns_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
         model = ChitaRegressor(CHOSEN, random_state=0)
         model, cpu, wall = timed(lambda: model.fit(X, y))
         support = model.support_.tolist()
-        return {"cpu": cpu, "wall": wall, "support": support, "F": model.objective_}
+        return {
+            "cpu": cpu,
+            "wall": wall,
+            "support": support,
+            "F": model.objective_,
+            "bound": model.objective_ * (1 - model.gap_),
+        }
     X = parts.pop(rank)
     del parts
     call = partial(fit_columns, X, y, k=CHOSEN, random_state=0, group=group)
@@ -385,7 +391,7 @@ def columns_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
         "support": found.support.tolist(),
         "F": found.objective,
         "bound": found.lower_bound,
-        "rounds": found.n_rounds,
+        "history": found.history,
         "megabytes": found.bytes_sent / 1e6,
     }
 
@@ -422,14 +428,16 @@ def columns(folder: Path, n: int, p: int) -> tuple[dict, str]:
         f"| objective | {alone['F']:.9f} | "
         + " | ".join(f"{each['F']:.9f}" for each in ranks)
         + " |",
-        "| working sets | | "
-        + " | ".join(str(each["rounds"]) for each in ranks)
+        f"| lower bound | {alone['bound']:.9f} | "
+        + " | ".join(f"{each['bound']:.9f}" for each in ranks)
         + " |",
         "| sent (MB) | | "
         + " | ".join(f"{each['megabytes']:.1f}" for each in ranks)
         + " |",
         f"| the support of one process | | {same[0]} | {same[1]} |",
         f"| same bits on both | | {ranks[0]['F'] == ranks[1]['F']} | |",
+        "",
+        "What ran: " + "; ".join(ranks[0]["history"]) + ".",
     ]
     return {"alone": alone, "ranks": ranks}, "\n".join(lines) + "\n"
 

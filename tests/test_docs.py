@@ -552,7 +552,15 @@ def _pruning():
         from chita_sklearn.core import Cardinality, Sharded, solve
 
         comm = distributed._Arrays(ranks.Ranks())
-        solve(Sharded(data.numpy(), data[:, 0].numpy(), comm), Cardinality(2))
+        problem = Sharded(data.numpy(), data[:, 0].numpy(), comm)
+        solve(problem, Cardinality(2), time_limit=1.0)
+
+    def two_types():
+        from chita_sklearn.core import Sharded
+
+        comm = distributed._Arrays(ranks.Ranks())
+        comm.gather = lambda x: [x, x + 4]
+        Sharded(data.numpy(), data[:, 0].numpy(), comm)
 
     class Padded:
         class batch_sampler:
@@ -684,6 +692,7 @@ def _pruning():
         lambda: distributed.fit_columns(data * float("nan"), data[:, 0], k=1),
         other_targets,
         not_solved,
+        two_types,
         lambda: ranks._check_equal("x", [torch.ones(1), torch.zeros(1)]),
     ]
 

@@ -6,20 +6,80 @@ through `Ranks`; what a column gains is computed where the column is.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from chita_sklearn.core import Sharded, reported, search_sharded
+from chita_sklearn.core import Cardinality, Sharded, reported, solve
 
 from .checks import check_count, check_ridge, check_seed
 from .ranks import TIMEOUT, Group, Ranks, digest
 
 __all__ = ["ColumnsFit", "fit_columns"]
+
+# Bytes that travel with the flags, and what is said of them: lengths of the text of a
+# failure, of the first axis, and of the data.
+PACKET, HEAD = 1024, struct.Struct("<qqq")
+
+
+class _Packets(Ranks):
+    """`Ranks` whose small messages travel with the flags: in one message, not three.
+
+    A search asks for thousands of sums of a few numbers.
+    """
+
+    _own: tuple[int, bytes] = 0, b""
+    _found: list[tuple[int, bytes]]
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, in their order; the first axis may differ."""
+        if self._channel is None:
+            return [tensor]
+        host = tensor.detach().cpu().contiguous()
+        row = host.element_size() * math.prod(host.shape[1:])
+        data = host.numpy().tobytes() if len(host) * row <= PACKET else b""
+        self._own = len(host), data
+        self.agree()
+        most = max(length for length, _ in self._found)
+        every = [host.new_empty((length, *host.shape[1:])) for length, _ in self._found]
+        if most * row <= PACKET:
+            for each, (_, sent) in zip(every, self._found, strict=True):
+                if each.numel():
+                    flat = torch.frombuffer(bytearray(sent), dtype=host.dtype)
+                    each.copy_(flat.reshape(each.shape))
+            return every
+        padded = host.new_zeros((most, *host.shape[1:]))
+        padded[: len(host)] = host
+        wide = [torch.empty_like(padded) for _ in every]
+        self._travel(dist.all_gather, wide, padded, sent=padded)
+        return [each[: len(own)] for each, own in zip(wide, every, strict=True)]
+
+    def _flags(self, text: str) -> list[str]:
+        """What each rank says of its failure, and beside it what is to be gathered."""
+        length, data = self._own
+        self._own = 0, b""
+        said = text.encode()[:PACKET]
+        head = HEAD.pack(len(said), length, len(data))
+        packet = bytearray((head + (said or data)).ljust(HEAD.size + PACKET, b"\0"))
+        own = torch.frombuffer(packet, dtype=torch.uint8)
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        self._travel(dist.all_gather, every, own, sent=own)
+        texts: list[str] = []
+        self._found = []
+        for each in every:
+            found = each.numpy().tobytes()
+            n_said, length, n_data = HEAD.unpack_from(found)
+            body = found[HEAD.size :]
+            texts.append(body[:n_said].decode(errors="ignore"))
+            self._found.append((length, b"" if n_said else body[:n_data]))
+        return texts
 
 
 class _Arrays:
@@ -27,6 +87,9 @@ class _Arrays:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
+
+    def sum(self, x: np.ndarray) -> np.ndarray:
+        return self._ranks.sum(_tensor(x)).numpy()
 
     def gather(self, x: np.ndarray) -> list[np.ndarray]:
         return [each.numpy() for each in self._ranks.gather(_tensor(x))]
@@ -59,8 +122,10 @@ class ColumnsFit:
         The number of this rank's first column, and how many there are on all ranks.
     objective, lower_bound : float
         F, and what no k columns of all can get below; nan where that is not known.
-    n_rounds : int
-        Working sets searched.
+    n_iter : int
+        Working sets searched, and steps of everything else.
+    history : tuple of str
+        What ran, in order.
     message : str
         Why the search stopped.
     bytes_sent : int
@@ -74,7 +139,8 @@ class ColumnsFit:
     total: int
     objective: float
     lower_bound: float
-    n_rounds: int
+    n_iter: int
+    history: tuple[str, ...]
     message: str
     bytes_sent: int
 
@@ -103,8 +169,10 @@ def fit_columns(
     ridge: float = 1e-4,
     fit_intercept: bool = True,
     standardize: bool = True,
+    solver: str = "auto",
     n_restarts: int = 10,
-    max_rounds: int = 8,
+    max_iter: int = 100,
+    tol: float = 1e-4,
     random_state: int | None = None,
     group: Group | None = None,
     timeout: float = TIMEOUT,
@@ -119,13 +187,14 @@ def fit_columns(
 
     with X the columns of rank 0, then those of rank 1, and so on, and
     :math:`\sigma_j` the standard deviation of column j, or 1: the problem of
-    `chita_sklearn.ChitaRegressor`. Working sets of columns are gathered on rank 0 and
-    searched there; what the other columns would gain is computed where they are.
+    `chita_sklearn.ChitaRegressor`, solved by its plans. What is computed for every
+    column is computed where the column is; few of them, side by side, on rank 0.
 
     Parameters
     ----------
     X_local : array or tensor of shape (n_samples, p_local)
-        Columns of this rank, one at least. float32 or float64; read in blocks.
+        Columns of this rank, one at least. float32 or float64, the same on all; read in
+        blocks.
     y : array or tensor of shape (n_samples,)
         The same on all ranks.
     k : int
@@ -134,10 +203,15 @@ def fit_columns(
         In the formula above.
     fit_intercept, standardize : bool, default=True
         As in `chita_sklearn.ChitaRegressor`.
+    solver : {"auto", "swap", "admm", "dual", "iht", "dense"}, default="auto"
+        As in `chita_sklearn.ChitaRegressor`, which "auto" chooses like: swaps where k
+        is small. "exact" needs one process.
     n_restarts : int, default=10
         Once no swap gains, stop after this many restarts in a row that gain nothing.
-    max_rounds : int, default=8
-        Working sets at most.
+    max_iter : int, default=100
+        Steps of each part of the plan at most: working sets, say.
+    tol : float, default=1e-4
+        The gap at which a search is over.
     random_state : int, optional
         Seed of the restarts: that of rank 0 counts.
     group, timeout : optional
@@ -160,11 +234,15 @@ def fit_columns(
 
     Notes
     -----
-    Time: a few passes over the own columns, of k products each, and the search of a
-    working set on rank 0. Memory: some vectors over the own columns; on rank 0 a
-    working set of some 1,000 columns. Sent: the columns of working sets, 8 n k bytes a
-    pass. The bound is that at the solution's residual (`chita_sklearn.core`), without
-    the ascent that one process would add.
+    By swaps: a few passes over the own columns, of k products each, and the search of a
+    working set of about 10^6 numbers on rank 0; then some 15 passes for the bound. Sent
+    are the columns of working sets, k columns a pass, n numbers a step. Memory: some
+    vectors over the own columns, and the working set. "admm" takes two copies of the
+    own columns in float64, and an n x n matrix. Solves with more than n columns
+    ("admm", "dual", "dense") add up n x n matrices: 8 n^2 bytes each.
+
+    The ranks have to have the same libraries, number of threads and kind of processor:
+    what all of them compute alike has to be alike to the bit.
 
     Examples
     --------
@@ -178,12 +256,10 @@ def fit_columns(
     """
     k = check_count("k", k, 1)
     n_restarts = check_count("n_restarts", n_restarts, 0)
-    max_rounds = check_count("max_rounds", max_rounds, 1)
-    seed = 0 if random_state is None else check_seed(random_state)
-    if random_state is None:
-        seed = int(np.random.default_rng().integers(2**31))
+    max_iter = check_count("max_iter", max_iter, 1)
+    seed = None if random_state is None else check_seed(random_state)
     ridge = check_ridge(ridge)
-    with Ranks(group, timeout, "fit_columns") as ranks:
+    with _Packets(group, timeout, "fit_columns") as ranks:
         X, target = _checked(X_local, y)
         digests = ranks.gather(digest(_tensor(target)))
         if not all(torch.equal(each, digests[0]) for each in digests):
@@ -197,13 +273,16 @@ def fit_columns(
             fit_intercept=fit_intercept,
             standardize=standardize,
         )
-        solution, support = search_sharded(
+        solution = solve(
             problem,
-            min(k, problem.total),
-            max_rounds=max_rounds,
+            Cardinality(min(k, problem.total)),
+            solver=solver,
             n_restarts=n_restarts,
-            random_state=ranks.same(seed),
+            max_iter=max_iter,
+            tol=float(tol),
+            random_state=seed,  # restarts are made on rank 0
         )
+        support = problem.chosen(solution.support)
         intercept = problem.intercept(solution.coef)
         ranks.agree()
         return ColumnsFit(
@@ -214,7 +293,8 @@ def fit_columns(
             total=problem.total,
             objective=solution.objective / problem.n,
             lower_bound=reported(solution.lower_bound / problem.n),
-            n_rounds=solution.n_iter,
+            n_iter=solution.n_iter,
+            history=solution.history,
             message=solution.status.value,
             bytes_sent=ranks.sent,
         )

@@ -2,7 +2,6 @@
 
 from .certificate import relative_gap, reported
 from .deadline import Deadline
-from .improvers.sharded import search_sharded
 from .improvers.targets import fit_support
 from .path import (
     degrees_of_freedom,
@@ -58,7 +57,6 @@ __all__ = [
     "relative_gap",
     "reported",
     "residual_sum_of_squares",
-    "search_sharded",
     "solve",
     "solve_path",
     "sweep_path",

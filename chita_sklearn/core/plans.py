@@ -23,6 +23,7 @@ from .improvers.groups import search_groups
 from .improvers.iht import iht
 from .improvers.pooled import search_pooled
 from .improvers.restarts import Restarts
+from .improvers.sharded import search_sharded
 from .improvers.signed import bound_signed, search_signed
 from .improvers.swaps import swaps
 from .improvers.targets import bound_of, search_targets
@@ -88,7 +89,7 @@ ROWS = Need(
 GRAM = Need(
     "the Gram matrix of any columns",
     lambda problem, _: problem.has_grams,
-    "Give one problem instead of its blocks",
+    "Give one problem, on one process, instead of its blocks",
 )
 RIDGE = Need(
     "ridge > 0: its bound divides by the ridge",
@@ -100,8 +101,14 @@ SPECTRUM = Need(
     lambda problem, _: (
         problem.has_targets
         or (problem.has_grams and min(problem.p, problem.n_rows) <= SPECTRUM_UP_TO)
+        or (problem.is_spread and problem.n_rows <= SPECTRUM_UP_TO)
     ),
     "Leave columns out",
+)
+SWAPS = Need(
+    GRAM.text,
+    lambda problem, _: problem.has_grams or problem.is_spread,
+    GRAM.remedy,
 )
 MATROID = Need(
     "a pattern that is a matroid (its is_matroid is False)",
@@ -150,7 +157,7 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
     if (
         isinstance(pattern, Groups)
         and solver in ("auto", "swap")
-        and 0 < size < problem.p
+        and 0 < size < problem.total
     ):
         return "groups", f"plan groups: {pattern.k} groups of columns"
     pooled = problem.has_moments and not isinstance(pattern, Groups)
@@ -162,7 +169,7 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
             )
     if problem.has_targets and solver in ("auto", "admm"):
         return "admm", "plan admm: many targets on one Gram matrix"
-    if not problem.has_targets and (size >= problem.p or size == 0):
+    if not problem.has_targets and (size >= problem.total or size == 0):
         return "all", "plan all: the pattern leaves no choice"
     few = {"auto": ENUMERATE_UP_TO, "exact": EXACT_UP_TO}.get(solver, 0)
     if few and not missing("enumerate", problem, pattern):
@@ -204,8 +211,8 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
 
 def _spectrum_is_small(problem: Any) -> bool:
     """Whether ADMM's matrices take at most 32 MB each, or a sixteenth of X."""
-    side = min(problem.p, problem.n_rows)
-    return problem.p * side <= max(MATRICES, problem.gram_order() ** 2)
+    side = min(problem.total, problem.n_rows)
+    return problem.total * side <= max(MATRICES, problem.gram_order() ** 2)
 
 
 def missing(name: str, problem: Any, pattern: Pattern) -> list[Need]:
@@ -267,8 +274,11 @@ def _swap(
             return solution
         steps = min(max_iter, PROOF_STEPS) if _provable(problem) else 0
         return bound_signed(problem, pattern, solution, steps, tol)
+    to_optimum: Any = search_sharded if problem.is_spread else swaps
     if not at_optimum or solution is None:
-        solution = swaps(problem, pattern, solution, max_iter=max_iter, on_step=on_step)
+        solution = to_optimum(
+            problem, pattern, solution, max_iter=max_iter, on_step=on_step
+        )
     if solution.status is Status.STOPPED:
         return certify(problem, pattern, solution)
     status: Status = solution.status
@@ -280,7 +290,7 @@ def _swap(
         )
     if n_restarts and not solution.gap <= tol:
         search = Restarts(n_restarts, rng, walkers=bounds)
-        solution = swaps(
+        solution = to_optimum(
             problem,
             pattern,
             solution,
@@ -288,7 +298,8 @@ def _swap(
             search=search,
             on_step=on_step,
         )
-        solution, status = replace(solution, met=search.met), solution.status
+        met = () if problem.is_spread else search.met  # numbers of a working set
+        solution, status = replace(solution, met=met), solution.status
     if not bounds:
         return solution
     if problem.mu > 0:
@@ -320,7 +331,7 @@ def _admm(
         start,
         n_restarts=0,
         on_step=on_step,
-        at_optimum=problem.p <= WORKING_SET_UP_TO and on_host(problem.b),
+        at_optimum=problem.total <= WORKING_SET_UP_TO and on_host(problem.b),
         proof_steps=PROOF_STEPS_OF_MANY,
         **options,
     )
@@ -483,7 +494,7 @@ def _dense(
     max_iter: int,
     **_: object,
 ) -> Solution:
-    rough, size = rough_enough(problem), min(problem.n_rows, problem.p)
+    rough, size = rough_enough(problem), min(problem.n_rows, problem.total)
     if size > problem.gram_order(rough):
         w, t = initial.conjugate_gradients(problem, max_iter)
         best = _feasible(problem, initial.dense(problem, pattern, w))
@@ -492,7 +503,7 @@ def _dense(
         best = replace(best, n_iter=t, status=status, history=(note,))
         best = backsolve(problem, best)
     else:
-        solver = backsolver(problem, problem.p, rough)
+        solver = backsolver(problem, problem.total, rough)
         w = solver(problem.xp.ones_like(problem.zeros(problem.p))).w
         best = _feasible(problem, initial.dense(problem, pattern, w))
         solver.keep()
@@ -550,7 +561,7 @@ def _feasible(problem: Rows, mask: Array) -> Solution:
 PLANS = {
     "all": Plan(_all),
     "enumerate": Plan(_enumerate, (GRAM, LISTED, FEW, REAL)),
-    "swap": Plan(_swap, (GRAM, MATROID)),
+    "swap": Plan(_swap, (SWAPS, MATROID)),
     "groups": Plan(_groups, (ROWS, REAL)),
     "targets": Plan(_targets, (ROWS, REAL)),
     "admm": Plan(_admm, (SPECTRUM, MATROID, REAL)),

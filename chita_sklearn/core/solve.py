@@ -113,6 +113,8 @@ def solve(
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
+    if problem.is_spread:
+        _check_spread(pattern, time_limit, n_solutions)
     part, clock = problem, Deadline(time_limit, on_step)
     with few_threads(problem):
         if name not in ("all", "enumerate", "targets"):  # these read X once
@@ -141,6 +143,7 @@ def solve(
     solution = found[0]
     coef, objective = _as_returned(problem, solution.coef)
     bound = bounded(problem, objective, solution.lower_bound)
+    bound = problem.space.same(bound)
     status = _status(solution.status, bound == objective, clock.passed)
     late = [f"time limit of {time_limit:.3g} s reached"] if clock.passed else []
     return replace(
@@ -153,6 +156,17 @@ def solve(
         history=(why, *solution.history, *late),
         others=tuple(_beside(problem, one, bound) for one in found[1:]),
     )
+
+
+def _check_spread(pattern: Pattern, time_limit: float | None, n_solutions: int) -> None:
+    """Refuse what processes that each have some columns cannot do together."""
+    if not pattern.is_uniform or time_limit is not None or n_solutions > 1:
+        msg = (
+            "columns of several processes are searched for a number of them, without "
+            "a time limit, and for one solution. Give Cardinality(k), time_limit=None "
+            "and n_solutions=1, or all columns to one process."
+        )
+        raise ValueError(msg)
 
 
 def _as_returned(problem: Any, coef: Array) -> tuple[Array, float]:

@@ -416,53 +416,6 @@ def sharded_by_way_of_a_plain_copy(rank, size):
     return same and zeros
 
 
-def wide(n=100, p=1500, k=5, seed=0, dtype="float32"):
-    """Correlated columns, of which forward selection does not find all."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, p)) + 0.7 * rng.standard_normal((n, 1))
-    true = rng.choice(p, k, replace=False)
-    X[:, true[0]] += 5.0
-    for j in rng.choice(p, 40, replace=False):
-        X[:, j] = X[:, true].sum(axis=1) / 2 + 0.8 * rng.standard_normal(n)
-    y = X[:, true] @ rng.uniform(0.5, 1.5, k) + 0.5 * rng.standard_normal(n) + 3.0
-    return X.astype(dtype), y.astype(dtype)
-
-
-def fitted_columns(rank, size, cuts, k, options, failing=False):
-    """Fit this rank's columns; what all must have alike, and its own coefficients."""
-    import torch.distributed as dist
-
-    from chita_torch.distributed import fit_columns
-
-    X, y = wide()
-    own = X[:, cuts[rank] : cuts[rank + 1]]
-    if failing and rank == 1:
-        own = own.copy()
-        own[3, 2] = float("nan")
-    together = {} if size == 1 else {"group": dist.group.WORLD, "timeout": 20}
-    if failing:
-        return message(lambda: fit_columns(own, y, k=k, **together))
-    found = fit_columns(
-        own if rank else torch.from_numpy(own),
-        y,
-        k=k,
-        random_state=0,
-        **together | options,
-    )
-    alike = (
-        found.support.tolist(),
-        found.objective,
-        found.lower_bound,
-        found.intercept,
-        found.n_rounds,
-        found.message,
-        found.total,
-    )
-    return alike, found.coef, found.predict(own), found.bytes_sent
-
-
 def mlpnet(rank, size, folder, options):
     """Prune the trained MLPNet of the benchmark, on 2,000 images."""
     import torch.distributed as dist

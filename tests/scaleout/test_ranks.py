@@ -7,7 +7,6 @@ torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("torch is built without torch.distributed", allow_module_level=True)
 
-from chita_sklearn import ChitaRegressor  # noqa: E402
 from tests.scaleout import rank_jobs as jobs  # noqa: E402
 from tests.scaleout.ranks import Failed, on_ranks  # noqa: E402
 
@@ -195,41 +194,6 @@ def test_a_refit_on_ranks_is_that_of_one_process():
     for each in found:
         assert each["errors"] == pytest.approx(alone["errors"], rel=1e-5)
         np.testing.assert_allclose(each["weight"], alone["weight"], atol=1e-5)
-
-
-@pytest.mark.parametrize("cuts", [(0, 900, 1500), (0, 1, 500, 1000, 1500)])
-@pytest.mark.parametrize("options", [{}, {"ridge": 5.0, "standardize": False}])
-def test_columns_of_ranks_are_fitted_as_those_of_one_process(cuts, options):
-    X, y = jobs.wide()
-    size, k = len(cuts) - 1, 5
-    model = ChitaRegressor(k, random_state=0, **options).fit(X, y)
-    found = done(size, jobs.fitted_columns, cuts, k, options)
-    assert len({repr(alike) for alike, *_ in found}) == 1  # to the bit
-    support, objective, bound, intercept, *_ = found[0][0]
-    assert support == model.support_.tolist()
-    assert objective == pytest.approx(model.objective_, rel=1e-9)
-    assert intercept == pytest.approx(model.intercept_, rel=1e-5)
-    coef = np.concatenate([coef for _, coef, *_ in found])
-    np.testing.assert_allclose(coef, model.coef_, rtol=1e-4, atol=1e-6)
-    predicted = sum(own for *_, own, _ in found)
-    np.testing.assert_allclose(predicted, model.predict(X), rtol=1e-4, atol=1e-4)
-    assert 0 <= bound <= objective
-    if options:
-        assert bound > 0.9 * objective  # a ridge this large proves something
-
-
-def test_one_process_alone_fits_its_columns_without_ranks():
-    X, y = jobs.wide()
-    alike, coef, *_, sent = jobs.fitted_columns(0, 1, (0, 1500), 5, {})
-    model = ChitaRegressor(5, random_state=0).fit(X, y)
-    assert alike[0] == np.flatnonzero(coef).tolist() == model.support_.tolist()
-    assert sent == 0
-
-
-def test_a_rank_whose_columns_are_not_finite_stops_all():
-    zero, one = done(2, jobs.fitted_columns, (0, 700, 1500), 5, {}, True)
-    assert one.startswith("ValueError: X_local contains NaN or infinity")
-    assert "rank 1 failed: ValueError: X_local contains NaN" in zero
 
 
 @pytest.mark.slow

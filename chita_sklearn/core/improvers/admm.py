@@ -37,6 +37,7 @@ from ..arrays import Array, indices, mask_of, on_host, to_host
 from ..linalg import Spectrum, one_thread, spectrum, spectrum_of_rows
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
+from ..problem.sharded import SpreadSpectrum
 from ..problem.space import Space
 from ..refit.backsolve import backsolve, unsolved
 from ..search.local_search import best_start, improve
@@ -81,7 +82,7 @@ class Block(NamedTuple):
     weights: Array  # g_i, shape (t,)
     mu: float
     curvature: float  # the mean of the diagonal of H, weights not included
-    spectrum: Spectrum  # of G
+    spectrum: Spectrum | SpreadSpectrum  # of G
 
 
 def admm(
@@ -189,16 +190,12 @@ def admm_start(
     Where all columns fit in a working set, each support is first brought to where no
     exchange gains.
     """
-    xp, p = problem.xp, problem.p
-    every = xp.arange(p, device=problem.device)
-    W, G = None, None
-    if p <= WORKING_SET_UP_TO or p <= problem.n_rows:
-        G = problem.select(every).gram()
-    if G is not None and p <= problem.n_rows:
-        eigen = spectrum(G).without_zeros()
-    else:
-        eigen = spectrum_of_rows(problem.columns(every))
-    if p <= WORKING_SET_UP_TO and on_host(problem.b):
+    xp, p = problem.xp, problem.total
+    if problem.is_spread and p <= WORKING_SET_UP_TO:
+        return _alone(problem, pattern, solution)
+    W = None
+    eigen, G = _spectrum(problem)
+    if G is not None and p <= WORKING_SET_UP_TO and on_host(problem.b):
         W = WorkingSet(problem, pattern, np.arange(p), problem.correlation(), H=G)
     curvature = float(problem.space.sum(problem.column_norms())) / p + problem.mu
     curvature = curvature if curvature > 0 else 1.0
@@ -226,10 +223,39 @@ def admm_start(
             supports, most = [S], value
     for S in supports:
         index = xp.asarray(np.sort(S), device=problem.device)
-        found = backsolve(problem, unsolved(problem, mask_of(p, index)))
+        found = backsolve(problem, unsolved(problem, mask_of(problem.p, index)))
         if best is None or found.objective < best.objective:
             best = found
     assert best is not None
     note = f"ADMM: {tried} schedules of penalties"
     note += " and forward selection" if len(starts) > tried else ""
     return replace(best, history=(*best.history, note))
+
+
+def _spectrum(problem: Any) -> tuple[Any, Array | None]:
+    """The spectrum of A'A, and A'A itself where it was formed."""
+    if problem.is_spread:
+        return problem.spectrum(), None
+    every = problem.xp.arange(problem.p, device=problem.device)
+    if problem.p > max(WORKING_SET_UP_TO, problem.n_rows):
+        return spectrum_of_rows(problem.columns(every)), None
+    G = problem.select(every).gram()
+    if problem.p <= problem.n_rows:
+        return spectrum(G).without_zeros(), G
+    return spectrum_of_rows(problem.columns(every)), G
+
+
+def _alone(problem: Any, pattern: Pattern, solution: Solution | None) -> Solution:
+    """The same by process 0, of few columns that are spread over several."""
+
+    def work(part: LeastSquares, _: Array) -> list[Array]:
+        return [admm_start(part, pattern, None).support.astype(float)]
+
+    every = problem.zeros(problem.p)
+    mask, _ = problem.alone(every == 0, every, work, 0)
+    found = backsolve(problem, unsolved(problem, mask > 0))
+    return found if solution is None else min(solution, found, key=_objective)
+
+
+def _objective(solution: Solution) -> float:
+    return solution.objective

@@ -59,7 +59,7 @@ class Dual:
         # A sum of m products in float64, in any order, is off by at most gamma_m times
         # the sum of their magnitudes (Higham, Accuracy and Stability, 3.1).
         self._gamma_n = (problem.terms + 8) * EPS
-        self._gamma_p = (space.total(problem.p) + 8) * EPS
+        self._gamma_p = (problem.total + 8) * EPS
         norms = problem.raw_norms()
         mask = space.best_mask(pattern, norms)
         self._spread = float(space.sum_over(mask, norms)) ** 0.5
@@ -129,8 +129,8 @@ class Dual:
         for halving in range(HALVINGS + 1):
             t = one if halving == 0 else 0.5 * (low + high)
             c_t = self._followed(c + t * du)
-            mask = space.best_mask(self.pattern, c_t**2)
-            slope = at_0 - t * bend - space.sum_over(mask, c_t * du) / problem.mu
+            pull = space.sum_of_best(self.pattern, c_t**2, c_t * du)
+            slope = at_0 - t * bend - pull / problem.mu
             low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)
         alpha, u = alpha + low * da, u + low * du
         return alpha, u, self.value(alpha, u)
@@ -139,7 +139,7 @@ class Dual:
         """D(alpha) without its rounding term, given u = A'alpha."""
         problem, space, c2 = self.problem, self.space, self.scores(u)
         value = problem.b @ alpha - 0.5 * (alpha @ alpha)
-        chosen = space.sum_over(space.best_mask(self.pattern, c2), c2)
+        chosen = space.sum_of_best(self.pattern, c2, c2)
         value = value - 0.5 * chosen / problem.mu
         return value + self._constant
 
@@ -278,7 +278,7 @@ def _decide(
     n_out: float,
 ) -> Solution:
     """Where one support alone could be better than the best, settle it."""
-    if n_in < pattern.size and n_out < problem.p - pattern.size:
+    if n_in < pattern.size and n_out < problem.total - pattern.size:
         return best
     xp = problem.xp
     inside, outside = (xp.astype(mask, xp.float64) for mask in fixed)
@@ -301,7 +301,7 @@ def _decide(
 
 def costly(problem: Rows) -> bool:
     """Whether A is so large that each step of the ascent takes notable time."""
-    return problem.n_rows * problem.p > COSTLY
+    return problem.n_rows * problem.total > COSTLY
 
 
 def rough_enough(problem: Rows) -> bool:

@@ -75,7 +75,7 @@ def iht(
     stable = 0
     while done < max_iter:
         step, before = _Step(problem, pattern, curvature), best.support
-        room = min(2 * pattern.size, int(COPIED * problem.p) - pattern.size)
+        room = min(2 * pattern.size, int(COPIED * problem.total) - pattern.size)
         if 2 * room >= pattern.size:
             active = best.support | step.promising(best.coef, room)
             inner, used = _on(problem, pattern, best, active, curvature, max_iter, tol)
@@ -118,7 +118,7 @@ def _on(
     xp = problem.xp
     Z = indices(active)
     part = problem.restrict(Z)
-    sub = pattern.restrict(Z)
+    sub = problem.space.restrict(pattern, Z)
     step = _Step(part, sub, None if curvature is None else xp.take(curvature, Z))
     w, mask = xp.take(best.coef, Z), xp.take(best.support, Z)
     offset = best.objective - part.objective(w)

@@ -132,13 +132,13 @@ def swaps(
             break
     did = f"swaps: {n_swaps}" if search is None else f"{search.note()},"
     note = f"{did} on {rounds} working sets of up to {room} columns"
-    found = _better(solution, _minimiser(problem, S))
+    found = better(solution, _minimiser(problem, S))
     status = found.status if found.status is Status.NOT_UNIQUE else status
     history = (*found.history, note)
     return replace(found, n_iter=found.n_iter + rounds, status=status, history=history)
 
 
-def _better(known: Solution | None, found: Solution) -> Solution:
+def better(known: Solution | None, found: Solution) -> Solution:
     """Return what was found if it is better, with what is known of bounds so far."""
     if known is None:
         return found

@@ -20,6 +20,7 @@ class Structure(Enum):
 
     ONE_MATRIX = "one matrix"
     BLOCK_DIAGONAL = "block diagonal"
+    SPREAD = "columns of several processes"
 
 
 class Selection(ABC):
@@ -71,6 +72,8 @@ class Quadratic(ABC):
 
     has_moments = False  # whether it is several targets of one X: `moments`
 
+    is_spread = False  # whether its columns are spread over processes: `Sharded`
+
     limits: Limits = LIMITS  # memory that a search may take beside the data
 
     p: int
@@ -88,6 +91,11 @@ class Quadratic(ABC):
     def space(self) -> Space:
         """Sums over the coordinates: here those of one process."""
         return Space(self.xp)
+
+    @property
+    def total(self) -> int:
+        """Coordinates of all processes, of which this one has p."""
+        return self.p
 
     @abstractmethod
     def column_norms(self) -> Array:

@@ -2,20 +2,29 @@
 
 Every process has all of y and some columns of X, and runs the same program. Vectors
 over the rows are known to all; a vector over the coordinates is where its columns are,
-and only sums, maxima and the few largest of one travel, through the `Space`.
+and only sums, maxima and the few largest of one travel, through the `Space`. What has
+to see columns side by side (a refit, swaps) is done by process 0, to which they go.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..arrays import Array, top_k_mask
+from ..linalg import spectrum
 from ..patterns.matroids import Pattern
+from .base import Structure
+from .design import Dense, Scaled
 from .least_squares import LeastSquares
 from .space import Space
+
+# Columns that process 0 has are kept for the next search while they are at most so
+# many times those of this one, or so many in any case.
+KEPT, KEPT_LEAST = 2, 1000
 
 
 class Collective(Protocol):
@@ -23,6 +32,9 @@ class Collective(Protocol):
 
     rank: int
     size: int
+
+    def sum(self, x: np.ndarray) -> np.ndarray:
+        """The sum of the arrays of all processes, the same bits everywhere."""
 
     def gather(self, x: np.ndarray) -> list[np.ndarray]:
         """The arrays of all processes, in their order; the first axis may differ."""
@@ -45,16 +57,11 @@ class ShardedSpace(Space):
         What joins the processes.
     first : int
         The number of this process's first coordinate among all.
-    total : int
-        Coordinates of all processes.
     """
 
-    def __init__(self, comm: Collective, first: int, total: int) -> None:
+    def __init__(self, comm: Collective, first: int) -> None:
         super().__init__(np)
-        self._comm, self._first, self._total = comm, first, total
-
-    def total(self, p: int) -> int:  # noqa: D102
-        return self._total
+        self._comm, self._first = comm, first
 
     def dot(self, x: Array, y: Array) -> Array:  # noqa: D102
         return self._joined(x @ y).sum()
@@ -84,30 +91,60 @@ class ShardedSpace(Space):
         assert pattern.is_uniform
         return self.top_k(score, pattern.size)
 
+    def sum_of_best(self, pattern: Pattern, score: Array, x: Array) -> Array:
+        """Return that sum by one message: the entries travel with their scores."""
+        assert pattern.is_uniform
+        _, sums = self._ranked(score, pattern.size, x)
+        return sums.sum()
+
+    def restrict(self, pattern: Pattern, index: Array) -> Pattern:  # noqa: D102
+        return pattern  # a number of coordinates, wherever they are
+
+    def same(self, number: float) -> float:  # noqa: D102
+        own = np.asarray([number], dtype=np.float64)
+        return float(self._comm.share(0, lambda: own, own)[0])
+
     def largest(self, score: Array, k: int) -> np.ndarray:
         """Indices among all of the k largest scores, ascending; ties to the lowest."""
+        (where,) = self._ranked(score, k)
+        return np.sort(where.astype(np.int64))
+
+    def _ranked(self, score: Array, k: int, *more: Array) -> list[np.ndarray]:
+        """Numbers of the k largest scores, the largest first, and more of them."""
         own = np.flatnonzero(top_k_mask(score, k))
-        pairs = np.column_stack([score[own], own + self._first])
-        values, where = np.concatenate(self._comm.gather(pairs)).T
-        order = np.lexsort((where, -values))[:k]
-        return np.sort(where[order].astype(np.int64))
+        each = [score[own], own + self._first, *(x[own] for x in more)]
+        every = np.concatenate(self._comm.gather(np.column_stack(each)))
+        order = np.lexsort((every[:, 1], -every[:, 0]))[:k]
+        return list(every[order, 1:].T)
 
     def _joined(self, number: Any) -> np.ndarray:
         own = np.asarray([number], dtype=np.float64)
         return np.concatenate(self._comm.gather(own))
 
 
+class SpreadSpectrum(NamedTuple):
+    """`linalg.Spectrum` of an A'A of which this process has some columns."""
+
+    Q: np.ndarray  # shape (p, r), rows of the eigenvectors
+    E: np.ndarray  # shape (r,), more than 0
+    added: Callable[[np.ndarray], np.ndarray]  # sums over the processes
+
+    def solve(self, R: np.ndarray, shift: float) -> np.ndarray:
+        """R (A'A + shift I)^-1 for rows R of shape (t, p)."""
+        inside = self.added(R @ self.Q)
+        return R / shift - (inside * (self.E / (self.E + shift) / shift)) @ self.Q.T
+
+
 class Sharded(LeastSquares):
     """`LeastSquares` on the columns of this process, one term among those of all.
 
-    Its vectors over the coordinates are those of this process. It is solved by
-    `improvers.sharded`, and bounds are those of `certify`; the other plans read columns
-    side by side, and refuse it.
+    Its vectors over the coordinates are those of this process. `solve` searches it for
+    k of all columns, by any plan but "exact"; every process has to call it alike.
 
     Parameters
     ----------
     X : array of shape (n_rows, p)
-        Columns of this process, in NumPy's memory; one at least.
+        Columns of this process, in NumPy's memory; one at least. Of one type on all.
     y : array of shape (n_rows,)
         The same on all.
     comm : Collective
@@ -117,62 +154,187 @@ class Sharded(LeastSquares):
 
     Attributes
     ----------
-    first, total : int
-        The number of its first column among all, and how many there are.
+    first : int
+        The number of its first column among all.
     """
 
-    has_rows = has_grams = False
+    has_grams = False
+    is_spread = True
+    structure = Structure.SPREAD
 
     def __init__(self, X: Any, y: Array, comm: Collective, **options: Any) -> None:
-        lengths = [int(n) for (n,) in comm.gather(np.asarray([X.shape[1]]))]
         self.comm = comm
-        self.first, self.total = sum(lengths[: comm.rank]), sum(lengths)
-        self._space = ShardedSpace(comm, self.first, self.total)
-        self._options = options
-        self._held: tuple[np.ndarray, Any] = (np.empty(0, dtype=np.int64), None)
+        sizes = [int(n) for (n,) in comm.gather(np.asarray([X.dtype.itemsize]))]
+        if len(set(sizes)) > 1:
+            msg = (
+                "X is float32 on some processes and float64 on others. Give columns of "
+                "one type."
+            )
+            raise ValueError(msg)
+        self._number(int(X.shape[1]))
         super().__init__(X, y, **options)
+
+    def _number(self, p: int) -> None:
+        """Number the coordinates of this process among those of all."""
+        lengths = [int(n) for (n,) in self.comm.gather(np.asarray([p]))]
+        self.first, self._total = sum(lengths[: self.comm.rank]), sum(lengths)
+        self._space = ShardedSpace(self.comm, self.first)
+        self._kept: tuple[np.ndarray, Any, Any] = np.empty(0, np.int64), None, None
 
     @property
     def space(self) -> ShardedSpace:
         """Sums over the coordinates of all processes."""
         return self._space
 
-    def matvec(self, w: Array, rough: bool = False) -> Array:
-        """A w, of all columns, added up in the order of the processes."""
-        every = self.comm.gather(super().matvec(w, rough)[None])
-        return np.concatenate(every).sum(axis=0)
+    @property
+    def total(self) -> int:
+        """Coordinates of all processes."""
+        return self._total
 
-    def qr_compressed(self, passes: float) -> LeastSquares:  # noqa: D102
-        msg = "a Sharded problem is solved by search_sharded."
-        raise TypeError(msg)
+    @property
+    def at_zero(self) -> float:
+        """n F(0), which every process knows by itself."""
+        return 0.5 * float(self.b @ self.b)
+
+    def matvec(self, w: Array, rough: bool = False) -> Array:
+        """A w, of all columns."""
+        return self._added(super().matvec(w, rough))
+
+    def outer_gram(
+        self,
+        S: Array,
+        scale: Array | None = None,
+        rough: bool = False,
+        add_to: tuple[Array, Array | None] | None = None,
+        sign: float = 1.0,
+    ) -> tuple[Array, Array | None]:
+        """A_S diag(scale) A_S', of the columns that all processes name."""
+        G, _ = super().outer_gram(S, scale, rough)
+        G = self.comm.sum(G.astype(np.float64))
+        if add_to is not None:
+            G = add_to[0] + sign * G
+        return G.astype(np.float32 if rough and self._m is None else np.float64), None
+
+    def gram_order(self, rough: bool = False) -> int:
+        """That of one process with all columns."""
+        own = 4 if rough and self._m is None else 8
+        held = self.limits.gram_share * (8 if self._data.exact else 4) / own
+        order = math.isqrt(int(held * self.n_rows * self.total))
+        return max(order, self.limits.gram_order_least)
+
+    def qr_compressed(self, passes: float) -> LeastSquares:
+        """Return itself: the factor of a tall X would need all columns."""
+        return self
+
+    def restrict(self, S: Array) -> Sharded:  # noqa: D102
+        part: Any = super().restrict(S)
+        part._number(int(S.shape[0]))
+        return part
+
+    def subsampled(self, step: int) -> Sharded:  # noqa: D102
+        other: Any = super().subsampled(step)
+        other._kept = np.empty(0, np.int64), None, None
+        return other
+
+    def spectrum(self) -> SpreadSpectrum:
+        """That of A'A, by way of A A', with a copy of A."""
+        A = self.columns(np.arange(self.p))
+        G = self.comm.sum(A @ A.T)
+        U, E = spectrum(G).without_zeros()
+        return SpreadSpectrum(A.T @ (U / np.sqrt(E)), E, self._added)
+
+    # --- Columns side by side ---------------------------------------------------------
+
+    def chosen(self, mask: np.ndarray) -> np.ndarray:
+        """Numbers among all of the True entries of all processes, ascending."""
+        own = np.flatnonzero(mask) + self.first
+        return np.concatenate(self.comm.gather(own))
+
+    def own(self, W: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """A vector of this process with values at the columns W, zero elsewhere."""
+        out = np.zeros(self.p, dtype=values.dtype)
+        here = (W >= self.first) & (W < self.first + self.p)
+        out[W[here] - self.first] = values[here]
+        return out
+
+    def alone(
+        self,
+        mask: np.ndarray,
+        x: np.ndarray,
+        work: Callable[[LeastSquares, np.ndarray], list[Any]],
+        more: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What process 0 makes of the columns of a mask, known to all.
+
+        ``work(part, x_S)`` is given the problem on these columns and their entries of
+        x; it returns new entries, and so many `more` numbers.
+        """
+        S = self.chosen(mask)
+        part = self.working_set(S)
+        x_S = np.concatenate(self.comm.gather(x[mask]))
+
+        def found() -> np.ndarray:
+            assert part is not None
+            return np.concatenate([np.atleast_1d(each) for each in work(part, x_S)])
+
+        shared = self.comm.share(0, found, np.zeros(len(S) + more))
+        return self.own(S, shared[: len(S)]), shared[len(S) :]
 
     def part(self, W: np.ndarray) -> LeastSquares:
         """The problem on a few columns, numbers among all, ascending; everywhere."""
-        return self._on(np.concatenate(self.comm.gather(self._rows(W))))
+        rows, facts = (np.concatenate(self.comm.gather(a)) for a in self._of(W))
+        return self._on(rows, facts)
 
     def working_set(self, W: np.ndarray) -> LeastSquares | None:
         """The problem on some columns, on process 0; None elsewhere.
 
-        Columns that were in the last one do not travel again.
+        Columns that are there from before do not travel again.
         """
-        known, held = self._held
-        new = np.setdiff1d(W, known)
-        fresh = self.comm.gather_to(0, self._rows(new))
-        self._held = W, held
+        known, rows, facts = self._kept
+        fresh = np.setdiff1d(W, known)
+        new = [self.comm.gather_to(0, a) for a in self._of(fresh)]
+        every = np.union1d(known, W)
+        room = max(KEPT * len(W), KEPT_LEAST)
+        kept = every if len(every) <= room else W
+        self._kept = kept, None, None
         if self.comm.rank:
             return None
-        rows = np.empty((len(W), fresh.shape[1]), dtype=fresh.dtype)
-        again = np.isin(W, known)
-        rows[~again] = fresh
-        if again.any():
-            rows[again] = held[np.searchsorted(known, W[again])]
-        self._held = W, rows
-        return self._on(rows)
+        old = [a[:0] for a in new] if rows is None else [rows, facts]
+        place = np.argsort(np.concatenate([known, fresh]), kind="stable")
+        here = place[np.searchsorted(every, kept)]
+        rows, facts = (
+            np.concatenate(pair)[here] for pair in zip(old, new, strict=True)
+        )
+        self._kept = kept, rows, facts
+        some = slice(None) if len(kept) == len(W) else np.searchsorted(kept, W)
+        return self._on(rows[some], facts[some])
 
-    def _rows(self, W: np.ndarray) -> np.ndarray:
-        """The columns W that this process has, one a row, as given."""
+    def _of(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The columns W that this process has, one a row, as given; and their facts."""
+        h = self.column_norms()
         own = W[(W >= self.first) & (W < self.first + self.p)] - self.first
-        return np.ascontiguousarray(self._unscaled.take(own).T)
+        facts = np.zeros((len(own), 3))
+        facts[:, 0] = h[own]
+        facts[:, 1] = 0.0 if self._m is None else self._unscaled_m[own]
+        facts[:, 2] = 1.0 if self._column_scale is None else self._column_scale[own]
+        return np.ascontiguousarray(self._unscaled.take(own).T), facts
 
-    def _on(self, rows: np.ndarray) -> LeastSquares:
-        return LeastSquares(rows.T, self._y, **self._options)
+    def _on(self, rows: np.ndarray, facts: np.ndarray) -> LeastSquares:
+        part = LeastSquares.__new__(LeastSquares)
+        own = ("comm", "first", "_total", "_space", "_kept")
+        vars(part).update({k: v for k, v in vars(self).items() if k not in own})
+        part._norms, m, scale = np.ascontiguousarray(facts.T)
+        data: Any = Dense(rows.T)
+        part.p, part._data, part._unscaled = len(rows), data, data
+        part.scale = part._raw = None
+        if self._column_scale is not None:
+            part.scale = part._column_scale = scale
+            part._data = Scaled(data, scale)
+        if self._m is not None:
+            part._unscaled_m, part._m = m, m * scale
+        part.grams, part._factor, part._together = [], [], None
+        return part
+
+    def _added(self, x: np.ndarray) -> np.ndarray:
+        """The sum over the processes, in their order."""
+        return np.concatenate(self.comm.gather(x[None])).sum(axis=0)

@@ -31,10 +31,6 @@ class Space:
     def __init__(self, xp: Any) -> None:
         self.xp = xp
 
-    def total(self, p: int) -> int:
-        """Return how many coordinates there are, of which this process has p."""
-        return p
-
     def dot(self, x: Array, y: Array) -> Array:
         """Return sum_j x_j y_j."""
         return x @ y
@@ -70,3 +66,15 @@ class Space:
     def best_mask(self, pattern: Pattern, score: Array) -> Array:
         """Mask of the support that a pattern allows with the largest score sum."""
         return pattern.best_mask(score)
+
+    def sum_of_best(self, pattern: Pattern, score: Array, x: Array) -> Array:
+        """Return the sum of x_j over the support that `best_mask` chooses."""
+        return self.sum_over(self.best_mask(pattern, score), x)
+
+    def restrict(self, pattern: Pattern, index: Array) -> Pattern:
+        """Return a pattern on the coordinates `index` alone, of all processes."""
+        return pattern.restrict(index)
+
+    def same(self, number: float) -> float:
+        """Return a number that all processes have, but for how it was rounded."""
+        return number

@@ -112,19 +112,19 @@ class Backsolver(SupportSolver):
         problem, xp = self.problem, self.problem.xp
         whole = z.dtype == xp.bool
         self._z = z = xp.astype(z, xp.float64, copy=False)
-        if not self._keeps and indices(z > 0).shape[0] <= problem.n_rows:
+        if not self._keeps and self._number(indices(z > 0)) <= problem.n_rows:
             self._held = None
             return self
         # Start from the Gram here or, at first, from what is kept with the problem.
         known = [self._held]
         if self._held is None:
             known = [kept for kept in problem.grams if self._rough or not kept.rough]
-        changes = [(held, indices(z > held.z), indices(z < held.z)) for held in known]
+        changes = [self._changed(held, z) for held in known]
         nearest = min(changes, key=_differing, default=None)
         if nearest is None or 2 * _differing(nearest) > nearest[0].size:
             self._hold(whole)
             return self
-        held, more, less = nearest
+        held, more, n_more, less, n_less = nearest
         if not _differing(nearest):
             self._held = held
             return self
@@ -132,23 +132,28 @@ class Backsolver(SupportSolver):
         centre = None if held.centre is None else xp.asarray(held.centre, copy=True)
         sums = xp.asarray(held.G, copy=True), centre
         # Two symmetric products, not one with signs: each costs half of it.
-        for part, sign in ((more, 1.0), (less, -1.0)):
-            if part.shape[0]:
+        for part, count, sign in ((more, n_more, 1.0), (less, n_less, -1.0)):
+            if count:
                 scale = None
                 if not (whole and held.whole):
                     scale = sign * xp.take(z - held.z, part)
                 sums = problem.outer_gram(part, scale, self._rough, sums, sign)
-        size = held.size + more.shape[0] - less.shape[0]
-        taken_out = held.updated or less.shape[0] > 0
+        size = held.size + n_more - n_less
+        taken_out = held.updated or n_less > 0
         self._held = _Held(z, *sums, self._rough, whole, size, taken_out)
         return self
+
+    def _changed(self, held: _Held, z: Array) -> tuple[_Held, Array, int, Array, int]:
+        """Which weights are larger now, and which smaller; how many of each."""
+        more, less = indices(z > held.z), indices(z < held.z)
+        return held, more, self._number(more), less, self._number(less)
 
     def _hold(self, whole: bool = False) -> None:
         """Form the n x n Gram of the weights z anew."""
         S = indices(self._z > 0)
         scale = None if whole else self.problem.xp.take(self._z, S)
         sums = self.problem.outer_gram(S, scale, self._rough)
-        self._held = _Held(self._z, *sums, self._rough, whole, S.shape[0])
+        self._held = _Held(self._z, *sums, self._rough, whole, self._number(S))
 
     def mix(self, other: Self, share: float) -> Self:  # noqa: D102
         self._z = (1.0 - share) * self._z + share * other._z
@@ -180,10 +185,11 @@ class Backsolver(SupportSolver):
     def solve(self, within: float = SUBOPTIMAL) -> Minimiser:  # noqa: D102
         if self._held is None:
             S = indices(self._z > 0)
-            if S.shape[0] == 0:
+            size = self._number(S)
+            if size == 0:
                 zeros = self.problem.zeros(self.problem.p)
                 return Minimiser(zeros, self.problem.b, None)
-            if S.shape[0] <= self.problem.n_rows:
+            if size <= self.problem.n_rows:
                 return self._tall(S, self.problem.xp.take(self._z, S))
             self._hold()  # a mixture of supports that are each smaller than n
         return self._wide(within)
@@ -225,6 +231,16 @@ class Backsolver(SupportSolver):
         w = root * v
         return Minimiser(scatter(problem.p, S, w), b - A_S.dot(w), None)
 
+    def _number(self, S: Array) -> int:
+        """How many coordinates these are."""
+        return int(S.shape[0])
+
+    def _solved(self, L: Array, rhs: Array) -> Array:
+        """Solve with a factor of either type, in float64."""
+        xp = array_namespace(L)
+        x = cholesky_solve(L, xp.astype(rhs, L.dtype, copy=False))
+        return xp.astype(x, xp.float64, copy=False)
+
     def _factored(self) -> tuple[Array, Array, Array]:
         """d, the solution x of (A Z A' + mu I) x = d, and the factor it came from."""
         problem, held = self.problem, self._held
@@ -241,7 +257,7 @@ class Backsolver(SupportSolver):
             return self._factored()
         if not sound:
             L, self.damping = damped_cholesky(held.G, problem.mu, self._sure)
-        return d, _solved(L, d), L
+        return d, self._solved(L, d), L
 
     def _wide(self, within: float) -> Minimiser:
         problem, mu = self.problem, self.problem.mu
@@ -260,24 +276,17 @@ class Backsolver(SupportSolver):
             short, most = numbers(lost @ lost, d @ x if mu else d @ d)
             if short <= (within * mu if mu else ACCURACY**2) * most:
                 break
-            x = x + _solved(L, lost)
+            x = x + self._solved(L, lost)
         else:
             # The n x n system is too ill-conditioned; the s x s one is less so.
             S = indices(z > 0)
-            if S.shape[0] <= TALL_UP_TO * problem.n_rows:
+            if self._number(S) <= TALL_UP_TO * problem.n_rows:
                 return self._tall(S, problem.xp.take(z, S))
         return Minimiser(w, r, None)
 
 
-def _differing(change: tuple[_Held, Array, Array]) -> int:
-    return change[1].shape[0] + change[2].shape[0]
-
-
-def _solved(L: Array, rhs: Array) -> Array:
-    """Solve with a factor of either type, in float64."""
-    xp = array_namespace(L)
-    x = cholesky_solve(L, xp.astype(rhs, L.dtype, copy=False))
-    return xp.astype(x, xp.float64, copy=False)
+def _differing(change: tuple[_Held, Array, int, Array, int]) -> int:
+    return change[2] + change[4]
 
 
 def ridge_solve(
@@ -318,10 +327,45 @@ def _solver_of_blocks(
     return BlockBacksolver(problem, solvers)
 
 
+class SpreadBacksolver(Backsolver):
+    """The same of columns that are spread over processes (`Sharded`).
+
+    Few columns go to process 0, which solves for all; of many the n x n Grams of the
+    processes are added up.
+    """
+
+    def __init__(
+        self, problem: Any, size: int | None = None, rough: bool = False
+    ) -> None:
+        super().__init__(problem, size, rough)
+        self._rows = None
+
+    def _number(self, S: Array) -> int:
+        return int(self.problem.space.sum(self.problem.xp.asarray([S.shape[0]])))
+
+    def _solved(self, L: Array, rhs: Array) -> Array:
+        problem: Any = self.problem
+        solved = super()._solved
+        return problem.comm.share(0, lambda: solved(L, rhs), rhs)
+
+    def _tall(self, S: Array, z_S: Array) -> Minimiser:
+        problem: Any = self.problem
+
+        def work(part: LeastSquares, z: Array) -> list[Any]:
+            solver = Backsolver(part)
+            w, r, _ = solver(z)
+            return [w, r, solver.damping]
+
+        w, rest = problem.alone(self._z > 0, self._z, work, problem.n_rows + 1)
+        self.damping = float(rest[-1])
+        return Minimiser(w, rest[:-1], None)
+
+
 # One solver for each structure that a problem may declare.
 SUPPORT_SOLVERS: dict[Structure, Callable[..., SupportSolver]] = {
     Structure.ONE_MATRIX: Backsolver,
     Structure.BLOCK_DIAGONAL: _solver_of_blocks,
+    Structure.SPREAD: SpreadBacksolver,
 }
 
 

@@ -94,6 +94,9 @@ def measured(problem: Rows, w: Array) -> float:
     """
     xp, parts = problem.xp, problem.parts
     w = xp.astype(w, xp.float64, copy=False)
+    if problem.is_spread:
+        _, (objective,) = _alone(problem, w, w != 0, _measured_there, 1)
+        return float(objective)
     if not parts:
         return problem.objective(w)
     objective, start = 0.0, 0
@@ -120,6 +123,9 @@ def minimum_on(problem: Rows, w: Array, support: Array) -> Known:
     """
     xp, parts = problem.xp, problem.parts
     w = xp.astype(w, xp.float64, copy=False)
+    if problem.is_spread:
+        w, known = _alone(problem, w, support, _known_there, 3)
+        return Known(w, float(known[0]), float(known[1]), bool(known[2]))
     if not parts:
         return Known(w, problem.objective(w), -math.inf, unique=problem.mu > 0)
     found, start = [], 0
@@ -178,6 +184,8 @@ def bounded(problem: Quadratic, objective: float, *bounds: float) -> float:
 
 def unique(problem: Rows, support: Array) -> bool:
     """Whether n F has a single minimiser on a support, as far as rounding allows."""
+    if problem.is_spread:
+        return minimum_on(problem, problem.zeros(problem.p), support).unique
     start = 0
     for part in problem.parts:
         S = indices(support[start : start + part.p])
@@ -185,6 +193,19 @@ def unique(problem: Rows, support: Array) -> bool:
         if not _Refit(part, S).unique():
             return False
     return True
+
+
+def _alone(problem: Any, w: Array, support: Array, work: Any, more: int) -> Any:
+    """What process 0 says of a support whose columns are spread over several."""
+    return problem.alone(support, w, work, more)
+
+
+def _measured_there(part: LeastSquares, w_S: Array) -> list[Any]:
+    return [w_S, measured(part, w_S)]
+
+
+def _known_there(part: LeastSquares, w_S: Array) -> list[Any]:
+    return list(minimum_on(part, w_S, w_S == w_S))
 
 
 def _on_part(problem: LeastSquares, w: Array, support: Array) -> Known:
