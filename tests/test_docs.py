@@ -545,7 +545,7 @@ def _pruning():
     def other_targets():
         with pytest.MonkeyPatch.context() as patch:
             every = [torch.zeros(32), torch.ones(32)]
-            patch.setattr(ranks.Ranks, "gather", lambda self, x: every)
+            patch.setattr(distributed._Packets, "gather", lambda self, x: every)
             distributed.fit_columns(data, data[:, 0], k=1)
 
     def not_solved():

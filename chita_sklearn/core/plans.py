@@ -275,10 +275,9 @@ def _swap(
         steps = min(max_iter, PROOF_STEPS) if _provable(problem) else 0
         return bound_signed(problem, pattern, solution, steps, tol)
     to_optimum: Any = search_sharded if problem.is_spread else swaps
+    round_by_round: dict[str, Any] = {"max_iter": max_iter, "on_step": on_step}
     if not at_optimum or solution is None:
-        solution = to_optimum(
-            problem, pattern, solution, max_iter=max_iter, on_step=on_step
-        )
+        solution = to_optimum(problem, pattern, solution, **round_by_round)
     if solution.status is Status.STOPPED:
         return certify(problem, pattern, solution)
     status: Status = solution.status
@@ -291,12 +290,7 @@ def _swap(
     if n_restarts and not solution.gap <= tol:
         search = Restarts(n_restarts, rng, walkers=bounds)
         solution = to_optimum(
-            problem,
-            pattern,
-            solution,
-            max_iter=max_iter,
-            search=search,
-            on_step=on_step,
+            problem, pattern, solution, search=search, **round_by_round
         )
         met = () if problem.is_spread else search.met  # numbers of a working set
         solution, status = replace(solution, met=met), solution.status

@@ -113,8 +113,7 @@ def solve(
         msg = f"solver={solver!r} is not known; choose one of {', '.join(SOLVERS)}."
         raise ValueError(msg)
     name, why = choose(problem, pattern, solver)
-    if problem.is_spread:
-        _check_spread(pattern, time_limit, n_solutions)
+    _check_spread(problem, pattern, time_limit, n_solutions)
     part, clock = problem, Deadline(time_limit, on_step)
     with few_threads(problem):
         if name not in ("all", "enumerate", "targets"):  # these read X once
@@ -142,8 +141,7 @@ def solve(
             )
     solution = found[0]
     coef, objective = _as_returned(problem, solution.coef)
-    bound = bounded(problem, objective, solution.lower_bound)
-    bound = problem.space.same(bound)
+    bound = problem.space.same(bounded(problem, objective, solution.lower_bound))
     status = _status(solution.status, bound == objective, clock.passed)
     late = [f"time limit of {time_limit:.3g} s reached"] if clock.passed else []
     return replace(
@@ -158,9 +156,12 @@ def solve(
     )
 
 
-def _check_spread(pattern: Pattern, time_limit: float | None, n_solutions: int) -> None:
+def _check_spread(
+    problem: Any, pattern: Pattern, time_limit: float | None, n_solutions: int
+) -> None:
     """Refuse what processes that each have some columns cannot do together."""
-    if not pattern.is_uniform or time_limit is not None or n_solutions > 1:
+    more = not pattern.is_uniform or time_limit is not None or n_solutions > 1
+    if problem.is_spread and more:
         msg = (
             "columns of several processes are searched for a number of them, without "
             "a time limit, and for one solution. Give Cardinality(k), time_limit=None "

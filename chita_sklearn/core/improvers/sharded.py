@@ -11,6 +11,7 @@ of each process's gains.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def search_sharded(
     g, h = problem.correlation(), problem.column_norms() + problem.mu
     outside = problem.zeros(problem.p) > 0
     if solution is not None and solution.fixed is not None:
-        outside = solution.fixed.outside
+        _, outside = solution.fixed
     S = None if solution is None else problem.chosen(solution.support)
     W = problem.space.largest(g**2 / metric(problem), room)
     rounds, status = 0, Status.MAX_ITER
@@ -86,7 +87,7 @@ def search_sharded(
                 break
             W = np.union1d(S, problem.space.largest(gain, room - len(S)))
         before, S = S, _searched(problem, W, k, S, search, max_iter)
-        if asked(on_step, lambda S=S: _minimiser(problem, S).coef):
+        if asked(on_step, partial(_coef, problem, S)):
             status = Status.STOPPED
             break
         if room == total or (before is not None and np.array_equal(before, S)):
@@ -146,3 +147,8 @@ def _minimiser(problem: Sharded, S: np.ndarray) -> Solution:
     """The backsolve on a support."""
     mask = problem.own(S, np.ones(len(S))) > 0
     return backsolve(problem, unsolved(problem, mask))
+
+
+def _coef(problem: Sharded, S: np.ndarray) -> np.ndarray:
+    coef: np.ndarray = _minimiser(problem, S).coef
+    return coef

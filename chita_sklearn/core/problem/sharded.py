@@ -314,9 +314,11 @@ class Sharded(LeastSquares):
         h = self.column_norms()
         own = W[(W >= self.first) & (W < self.first + self.p)] - self.first
         facts = np.zeros((len(own), 3))
-        facts[:, 0] = h[own]
-        facts[:, 1] = 0.0 if self._m is None else self._unscaled_m[own]
-        facts[:, 2] = 1.0 if self._column_scale is None else self._column_scale[own]
+        facts[:, 0], facts[:, 2] = h[own], 1.0
+        if self._unscaled_m is not None:
+            facts[:, 1] = self._unscaled_m[own]
+        if self._column_scale is not None:
+            facts[:, 2] = self._column_scale[own]
         return np.ascontiguousarray(self._unscaled.take(own).T), facts
 
     def _on(self, rows: np.ndarray, facts: np.ndarray) -> LeastSquares:
