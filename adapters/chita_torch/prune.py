@@ -429,6 +429,7 @@ def prune(
             total: int | None = len(fractions) * len(targets) * n_rows
             unit, label = "rows", f"gradients ({n_rows} x {largest:,}, {size:.0f} MiB)"
         else:
+            needed, held = check_memory(layout, solve_on)
             reconstruction = Reconstruction(
                 setting,
                 layout,
@@ -437,8 +438,9 @@ def prune(
                 over_pieces(own.outputs if loss_fn is None else loss_fn),
                 search.ridge,
                 targets[0].n_of_m is not None,
+                held,
             )
-            size = check_memory(layout, solve_on) / 2**20
+            size = needed / 2**20
             logger.info("moments of the layers: %.1f MiB", size)
             notes, total = (), None
             unit, label = "layers", f"solving (moments {size:.0f} MiB)"

@@ -106,6 +106,9 @@ class Reconstruction:
         None: chosen by the calibration loss.
     grouped : bool
         Whether the pattern rules each layer by itself (N:M) and not by its size alone.
+    held : torch.device, optional
+        Where the moments are kept and the budget is divided; default: where layers are
+        solved.
     """
 
     setting: Setting
@@ -115,6 +118,7 @@ class Reconstruction:
     forward: LossFunction
     damping: float | None
     grouped: bool
+    held: torch.device | None = None
     dense: Tensor = field(init=False)
     notes: list[str] = field(default_factory=list, init=False)
     _last: float = field(default=DAMPING, init=False)
@@ -186,7 +190,8 @@ class Reconstruction:
 
         budget = setting.ranks.solution(0, divide, len(layout), setting.device)
         divided = perf_counter() - start - seconds
-        pruned, mask = torch.as_tensor(budget.coef).to(present), _mask(budget)
+        pruned = torch.as_tensor(budget.coef).to(present)
+        mask = _mask(budget).to(present.device)
         for part in () if self.grouped else self.idle:  # the largest, to the digit
             score, n = present[part].abs(), int(mask[part].sum())
             mask[part] = torch.as_tensor(Cardinality(n).best_mask(score)).to(mask)
@@ -225,7 +230,7 @@ class Reconstruction:
             # Other dampings are tried on the same support, which takes no search.
             def refitted(damping: float) -> float:
                 def choose(where: slice, problem: BlockDiagonal) -> Solution:
-                    return fit_support(problem, at_first.mask[where])
+                    return fit_support(problem, at_first.mask[where].to(problem.device))
 
                 found = self.layers(moments, choose, pruned, mask, present, damping)
                 return evaluate("refit", damping, found)
@@ -270,6 +275,7 @@ class Reconstruction:
             self.n,
             setting.ranks,
             self._before,
+            self.held,
         )
 
     def _fisher(self, names: list[str]) -> dict[str, Tensor]:
@@ -305,7 +311,7 @@ class Reconstruction:
         damping: float,
     ) -> BlockDiagonal:
         """The budget's problem, in the order of the layout."""
-        device = self.setting.device
+        device = self.held or self.setting.device
         faint = _faint(moments, fisher)
         problems: list[ManyTargets] = []
         for slot in self.layout.slots:

@@ -26,7 +26,7 @@ from .calls import Call, Part, Watch
 from .gradients import LossFunction, NotFinite, checked_loss
 from .layout import Layout, Slot
 from .memory import available_bytes
-from .ranks import Ranks
+from .ranks import HOST, Ranks
 
 ROWS = 64  # rows of X read, at most, for each of its columns
 CHUNK_BYTES = 2**26  # of X at a time
@@ -87,29 +87,35 @@ def gram(X: Tensor, Y: Tensor | None = None) -> Tensor:
     return total
 
 
-def check_memory(layout: Layout, device: torch.device) -> int:
-    """Return the bytes that layers and budget take; refuse those that will not fit.
+def check_memory(layout: Layout, device: torch.device) -> tuple[int, torch.device]:
+    """Return the bytes that layers and budget take, and where; refuse what cannot fit.
 
     Of each layer H and its eigenvectors are held (a convolution in groups has as many
     as groups; the least, one, is counted), and some numbers for each weight while the
-    budget is divided.
+    budget is divided: on the device where that fits, or else on the host, where the
+    budget is divided then. Layers are solved on the device, one at a time.
     """
     sizes = {s.name: 8 * (s.size // _n_rows(s) // s.pieces) ** 2 for s in layout.slots}
     held = sum(s.pieces * sizes[s.name] for s in layout.slots)
     needed = 2 * held + WEIGHT_BYTES * len(layout)
+    name = max(sizes, key=lambda each: sizes[each])
+    most = WORKSPACE * sizes[name]
     free = available_bytes(device)
-    if free is not None and WORKSPACE * max(sizes.values()) + needed > free:
-        name = max(sizes, key=lambda each: sizes[each])
-        most = WORKSPACE * sizes[name]
-        msg = (
-            "the moments of the layers and their budget need about "
-            f"{needed / 2**30:.1f} GiB, and the largest, {name!r}, {most / 2**30:.1f} "
-            f"GiB more to be solved; {free / 2**30:.1f} GiB are free on {device}. "
-            "Leave layers out with exclude=, or prune by objective='gradients' with "
-            "block_size=."
-        )
-        raise MemoryError(msg)
-    return needed
+    if free is None or needed + most <= free:
+        return needed, device
+    host = torch.device(HOST)
+    if device.type != host.type and most <= free:
+        beside = available_bytes(host)
+        if beside is None or needed <= beside:
+            return needed, host
+    msg = (
+        "the moments of the layers and their budget need about "
+        f"{needed / 2**30:.1f} GiB, and the largest, {name!r}, {most / 2**30:.1f} "
+        f"GiB more to be solved; {free / 2**30:.1f} GiB are free on {device}. "
+        "Leave layers out with exclude=, or prune by objective='gradients' with "
+        "block_size=."
+    )
+    raise MemoryError(msg)
 
 
 def _n_rows(slot: Slot) -> int:
@@ -138,6 +144,7 @@ def collect(
     n: int,
     ranks: Ranks | None = None,
     before: int = 0,
+    held: torch.device | None = None,
 ) -> dict[Part, Moments]:
     """Run the model on batches, forward and backward, and sum up what the calls see.
 
@@ -157,6 +164,8 @@ def collect(
         Whose batches are summed over; H is on rank 0 alone.
     before : int, default=0
         Batches of the ranks before this one.
+    held : torch.device, optional
+        Where the sums are; default: where the inputs are.
 
     Returns
     -------
@@ -193,18 +202,18 @@ def collect(
             X = call.rows(rows_of(d, size / n), index)
             its = found.get(part)
             if its is None:
-                H = torch.zeros((len(X), d, d), dtype=torch.float64, device=X.device)
+                H = X.new_zeros((len(X), d, d), dtype=torch.float64, device=held)
                 g = H.new_zeros((len(X), part.n_outputs))
                 its = found[part] = Moments(part, H, g, 0, 0)
-            its.H += gram(X)
+            its.H += gram(X).to(its.H.device)
             its.n_rows += X.shape[1]
             its.calls = max(its.calls, counts[part])
             if gradient is not None:  # of the mean loss: 1 / size of a sample's
-                its.g += size**2 / n * call.outputs(gradient)
+                its.g += (size**2 / n * call.outputs(gradient)).to(its.g.device)
     # A layer that was called with no rows (an idle expert) was not called.
     found = {part: its for part, its in found.items() if its.n_rows}
     if ranks is not None and ranks.size > 1:
-        found = _summed(found, layout, ranks)
+        found = _summed(found, layout, ranks, held or layout.device)
     for its in found.values():
         its.H = its.H / its.n_rows
         if not bool(torch.isfinite(its.H).all() and torch.isfinite(its.g).all()):
@@ -218,7 +227,7 @@ def collect(
 
 
 def _summed(
-    found: dict[Part, Moments], layout: Layout, ranks: Ranks
+    found: dict[Part, Moments], layout: Layout, ranks: Ranks, held: torch.device
 ) -> dict[Part, Moments]:
     """Sums over the ranks, part by part; what one has not run is zero there."""
     names = layout.names
@@ -239,7 +248,7 @@ def _summed(
             its = found.pop(part)
         else:
             shape = (part.groups, d, d)
-            H = torch.zeros(shape, dtype=torch.float64, device=layout.device)
+            H = torch.zeros(shape, dtype=torch.float64, device=held)
             its = Moments(part, H, H.new_zeros((part.groups, part.n_outputs)), 0, 0)
         H = ranks.reduce(its.H, 0)
         if ranks.rank:

@@ -252,7 +252,13 @@ def test_torch_reaches_cupy_without_a_copy(place_of):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_network_is_pruned_where_it_is(device, place_of):
+@pytest.mark.parametrize(
+    ("objective", "held"),
+    [("gradients", None), ("reconstruction", None), ("reconstruction", "cpu")],
+)
+def test_a_network_is_pruned_where_it_is(
+    device, objective, held, place_of, monkeypatch
+):
     place_of("torch", device).skip_unless_here()
     import torch
     from torch import nn
@@ -270,10 +276,10 @@ def test_a_network_is_pruned_where_it_is(device, place_of):
         return nn.functional.cross_entropy(model(images), labels)
 
     options = {
-        "objective": "gradients",
+        "objective": objective,
         "sparsity": 0.5,
         "ridge": 1e-2,
-        "first_order": False,
+        "first_order": False if objective == "gradients" else "auto",
         "n_gradients": 20,
         "samples_per_gradient": 4,
         "random_state": 0,
@@ -281,6 +287,10 @@ def test_a_network_is_pruned_where_it_is(device, place_of):
     }
     reference, there = copy.deepcopy(model), copy.deepcopy(model).to(device)
     prune(reference, batches, loss_fn, **options)
+    if held is not None:  # the moments do not fit on the device
+        place = torch.device(held)
+        module = sys.modules["chita_torch.prune"]
+        monkeypatch.setattr(module, "check_memory", lambda *args: (0, place))
     report = prune(there, batches, loss_fn, **options)
     layers = [q for q in there.parameters() if q.ndim == 2]
     assert report.n_kept == sum(int((q != 0).sum()) for q in layers)

@@ -15,7 +15,12 @@ from chita_torch.layout import Layout, select  # noqa: E402
 from chita_torch.lockstep import Lockstep  # noqa: E402
 from chita_torch.reconstruction import PASSES  # noqa: E402
 from chita_torch.state import mean_loss, recalibrate_batchnorm  # noqa: E402
-from chita_torch.statistics import WEIGHT_BYTES, check_memory, collect  # noqa: E402
+from chita_torch.statistics import (  # noqa: E402
+    WEIGHT_BYTES,
+    WORKSPACE,
+    check_memory,
+    collect,
+)
 
 QUICK = {
     "objective": "reconstruction",
@@ -469,11 +474,37 @@ def test_two_of_four_are_consecutive_inputs_in_pieces_too(monkeypatch):
 
 def test_pieces_take_less_memory_than_the_whole():
     whole, pieces = (
-        check_memory(Layout.of(nn.Linear(64, 1), columns=columns), torch.device("cpu"))
+        check_memory(Layout.of(nn.Linear(64, 1), columns=columns), torch.device("cpu"))[
+            0
+        ]
         for columns in (None, 16)
     )
     assert whole - 64 * WEIGHT_BYTES == 2 * 8 * 64**2  # H and its eigenvectors
     assert pieces - 64 * WEIGHT_BYTES == 2 * 8 * 4 * 16**2
+
+
+def test_moments_that_a_device_cannot_hold_are_held_on_the_host(monkeypatch):
+    layout = Layout.of(nn.Sequential(*(nn.Linear(64, 64) for _ in range(20))))
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    free = {}
+    monkeypatch.setattr(
+        "chita_torch.statistics.available_bytes", lambda device: free[device.type]
+    )
+    one, largest = 8 * 64**2, WORKSPACE * 8 * 64**2
+    needed = 40 * one + WEIGHT_BYTES * len(layout)
+    for on_device, on_host, where in (
+        (needed + largest, 0, cuda),
+        (needed + largest - 1, needed, cpu),
+        (largest, needed, cpu),
+        (None, 0, cuda),
+        (largest, None, cpu),
+    ):
+        free |= {"cuda": on_device, "cpu": on_host}
+        assert check_memory(layout, cuda) == (needed, where)
+    for on_device, on_host in ((largest - 1, needed), (largest, needed - 1)):
+        free |= {"cuda": on_device, "cpu": on_host}
+        with pytest.raises(MemoryError, match="free on cuda"):
+            check_memory(layout, cuda)
 
 
 def test_a_module_used_twice_is_solved_for_both_uses():
