@@ -105,7 +105,7 @@ class Recipe(NamedTuple):
     rate: float  # learning rate, falling to zero along a cosine
     temperature: float | None = None  # of the distillation; None: the labels instead
     warm_up: bool = False  # the rate first rises linearly, until the last pruning
-    objective: ObjectiveName = "gradients"  # of pruning at once
+    objective: ObjectiveName = "gradients"  # of the pruning
     augmented: bool = False  # shifted and mirrored anew in each epoch
 
 
@@ -350,6 +350,7 @@ def finetune(
             batches,
             loss_fn,
             at=range(0, last + 1, every),
+            objective=recipe.objective,
             sparsity=sparsity,
             n_gradients=200,
             first_order=False,
