@@ -29,7 +29,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,15 +58,20 @@ MEAN, SD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.22
 ONE = {"objective": "gradients", "n_gradients": 1800, "samples_per_gradient": 2}
 
 
+def geometric(left: float) -> Callable[[int, int], float]:
+    """Return the schedule whose way to go is ``left`` times as long after each stage."""
+    return lambda t, stages: (1 - left ** (t + 1)) / (1 - left**stages)
+
+
 def in_stages(stages: int, extra: int, left: float) -> dict:
-    """Return settings whose way to go is ``left`` times as long after each stage."""
+    """Return settings of stages by gradients."""
     return {
         "objective": "gradients",
         "stages": stages,
         "extra_stages": extra,
         "n_gradients": 450,
         "samples_per_gradient": 8,
-        "schedule": lambda t, stages: (1 - left ** (t + 1)) / (1 - left**stages),
+        "schedule": geometric(left),
     }
 
 
@@ -79,6 +84,8 @@ MODES = {
     "defaults, 5 stages": {"stages": 5, "schedule": "cubic"},
     "defaults, 5 stages, distilled": {"stages": 5, "schedule": "cubic"},
     "defaults, 5 stages, 4,000 images": {"stages": 5, "schedule": "cubic"},
+    "defaults, 5 stages, geometric": {"stages": 5, "schedule": geometric(0.63)},
+    "defaults, 10 stages": {"stages": 10, "schedule": geometric(0.8)},
     "defaults, augmented": {},
     "defaults, 5 stages, augmented": {"stages": 5, "schedule": "cubic"},
     "layers, 5 stages": {
@@ -132,6 +139,8 @@ SPARING = (
     "layers, 5 stages",
     "defaults, 5 stages",
     "defaults, 5 stages, distilled",
+    "defaults, 5 stages, geometric",
+    "defaults, 10 stages",
     "defaults, augmented",
     "defaults, 5 stages, augmented",
 )  # modes of 1,000 images
