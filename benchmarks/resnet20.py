@@ -59,7 +59,7 @@ ONE = {"objective": "gradients", "n_gradients": 1800, "samples_per_gradient": 2}
 
 
 def geometric(left: float) -> Callable[[int, int], float]:
-    """Return the schedule whose way to go is ``left`` times as long after each stage."""
+    """Return the schedule that leaves ``left`` of the way to go after each stage."""
     return lambda t, stages: (1 - left ** (t + 1)) / (1 - left**stages)
 
 
