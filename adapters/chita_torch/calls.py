@@ -100,25 +100,17 @@ class Call:
             X = X.reshape(X.shape[1], self.part.groups, -1).transpose(0, 1)
         return X if X.dtype == torch.float64 else X.float()
 
-    def rows_of_several(
-        self, sizes: Sequence[int], limits: Sequence[int], seeds: Sequence[int]
-    ) -> Tensor:
-        """X of batches that were joined, of these numbers of samples: as of each alone.
+    def split(self, sizes: Sequence[int]) -> list[Call]:
+        """The call on each of some batches that were joined, of ``sizes`` samples.
 
-        So what is drawn does not depend on what was joined with what. Where the first
-        axis of x is not the samples, nor a multiple of them, all are drawn at once.
+        The call as it is where the first axis of x is neither the samples nor a
+        multiple of them.
         """
         length, n = len(self.x), sum(sizes)
-        every = all(
-            limit * n >= size * self.n_rows
-            for size, limit in zip(sizes, limits, strict=True)
-        )
-        if len(sizes) == 1 or length % n or every:
-            return self.rows(sum(limits), seeds[0])
+        if len(sizes) == 1 or length % n:
+            return [self]
         parts = self.x.split([size * (length // n) for size in sizes])
-        each = zip(parts, limits, seeds, strict=True)
-        rows = [replace(self, x=x).rows(limit, seed) for x, limit, seed in each]
-        return torch.cat(rows, dim=1)
+        return [replace(self, x=x) for x in parts]
 
     def outputs(self, gradient: Tensor) -> Tensor:
         """Sum of squares of a tensor of the output's shape, ``(groups, t)``."""

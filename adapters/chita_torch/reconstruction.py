@@ -19,7 +19,7 @@ first stage and where the final sparsity is reached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -413,6 +413,25 @@ class Reconstruction:
         owners = deal(costs, self.setting.ranks.size)
         return dict(zip(moments, owners, strict=True))
 
+    def _apart(
+        self, calls: list[tuple[int, Call, Call]]
+    ) -> Iterator[tuple[Call, Call, int, int]]:
+        """Calls on batches that were joined as those on each, samples, and a seed.
+
+        What is drawn and how it is summed up is then the batch's own, whichever it was
+        joined with, and on which rank. (Where x does not say which samples are whose,
+        as with experts, the calls stay together.)
+        """
+        for number, call, other in calls:
+            some = self._joined[number]
+            sizes = [self._sizes[i] for i in some]
+            both = call.split(sizes), other.split(sizes)
+            if not len(both[0]) == len(both[1]) == len(some):
+                yield call, other, sum(sizes), self._before + some[0]
+                continue
+            for one, dense, size, i in zip(*both, sizes, some, strict=True):
+                yield one, dense, size, self._before + i
+
     def _moments(
         self,
         its: Moments,
@@ -429,12 +448,9 @@ class Reconstruction:
         H = torch.zeros(its.H.shape, dtype=torch.float64, device=device)
         cross, energy = H.new_zeros(W0.shape), H.new_zeros(W0.shape[:2])
         n = 0
-        for number, call, other in calls if its.calls == 1 else ():
-            some = self._joined[number]
-            sizes = [self._sizes[i] for i in some]
-            limits = [rows_of(W0.shape[-1], size / self.n) for size in sizes]
-            seeds = [self._before + i for i in some]
-            X, X0 = (c.rows_of_several(sizes, limits, seeds) for c in (call, other))
+        for call, other, size, seed in self._apart(calls) if its.calls == 1 else ():
+            limit = rows_of(W0.shape[-1], size / self.n)
+            X, X0 = (each.rows(limit, seed) for each in (call, other))
             if routed or X.shape != X0.shape:  # not of the same samples
                 X0 = X
             Y0 = X0 @ W0.to(X0).mT

@@ -190,7 +190,13 @@ def pruned(rank, size, make, options, wrap=replicated, data=(10, 24), labels=Tru
     }
 
 
-def failing(rank, size, how, options):
+def held(model):
+    """A hash of what this rank holds of a model."""
+    parts = [*model.parameters(), *model.buffers()]
+    return hashed({str(i): local(part) for i, part in enumerate(parts)})
+
+
+def failing(rank, size, how, options, wrap=replicated):
     """Prune where the last rank fails in some way; what each is left with."""
     import os
     import signal
@@ -202,8 +208,8 @@ def failing(rank, size, how, options):
 
     # (Ctrl-C is ignored in what a shell has started in the background.)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    model = conv()
-    before, calls = hashed(model), [0]
+    model = conv() if wrap is replicated else wrap(conv(), size)
+    before, calls = held(model), [0]
     timeout = 2 if how == "hang" else 20
 
     def strange(net, batch):
@@ -234,7 +240,7 @@ def failing(rank, size, how, options):
     except (Exception, KeyboardInterrupt) as error:
         said = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - start
-    same = hashed(model) == before
+    same = held(model) == before
     again = None
     if how in ("raise", "interrupt", "nan"):  # the ranks are there: they can go on
         report = prune(model, own(samples(), rank, size), loss, **options)
@@ -441,6 +447,8 @@ def accelerated(rank, size, even):
     from torch.utils.data import DataLoader, TensorDataset
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    # (The group is there; accelerate asks for the address nevertheless.)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     accelerator = Accelerator(
         cpu=True, dataloader_config=DataLoaderConfiguration(even_batches=even)
     )
@@ -456,4 +464,5 @@ def accelerated(rank, size, even):
         accelerator.backward(loss(model, (x, y)))
         optimizer.step()
     zeros = sum(int((p == 0).sum()) for p in model.parameters())
-    return said, len(loader), kept.masks, zeros, hashed(accelerator.unwrap_model(model))
+    masks = {name: mask.numpy() for name, mask in kept.masks.items()}
+    return said, len(loader), masks, zeros, hashed(accelerator.unwrap_model(model))

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("torch is built without torch.distributed", allow_module_level=True)
 
+from chita_torch import prune  # noqa: E402
 from tests.scaleout import rank_jobs as jobs  # noqa: E402
 from tests.scaleout.ranks import Failed, on_ranks  # noqa: E402
 
@@ -98,19 +99,21 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(
-    ("size", "how", "options"),
+    ("size", "how", "options", "wrap"),
     [
-        (2, "raise", RECONSTRUCTION),
-        (2, "interrupt", RECONSTRUCTION),
-        (4, "kill", RECONSTRUCTION),
-        (2, "kill at the end", RECONSTRUCTION),
-        (2, "hang", RECONSTRUCTION),
-        (2, "kill", STAGES),
-        (2, "nan", STAGES),
+        (2, "raise", RECONSTRUCTION, jobs.replicated),
+        (2, "interrupt", RECONSTRUCTION, jobs.replicated),
+        (4, "kill", RECONSTRUCTION, jobs.replicated),
+        (2, "kill at the end", RECONSTRUCTION, jobs.replicated),
+        (2, "hang", RECONSTRUCTION, jobs.replicated),
+        (2, "kill", STAGES, jobs.replicated),
+        (2, "nan", STAGES, jobs.replicated),
+        (2, "raise", RECONSTRUCTION, jobs.sharded),
+        (2, "kill at the end", RECONSTRUCTION, jobs.sharded),
     ],
 )
-def test_where_one_rank_fails_every_model_is_as_it_was(size, how, options):
-    *others, last = on_ranks(size, jobs.failing, how, options)
+def test_where_one_rank_fails_every_model_is_as_it_was(size, how, options, wrap):
+    *others, last = on_ranks(size, jobs.failing, how, options, wrap)
     assert not [r for r in (*others, last) if isinstance(r, Failed)], (others, last)
     if how.startswith("kill"):
         assert last is None
@@ -180,11 +183,14 @@ def test_what_accelerate_has_prepared_is_pruned_and_its_repeated_samples_refused
     found = done(2, jobs.accelerated, False)
     assert {n_batches for _, n_batches, *_ in found} == {5, 4}
     assert {said for said, *_ in found} == {"nothing was said"}
-    masks = [masks for *_, masks, _, _ in found]
-    zeros = sum(int((~mask).sum()) for mask in masks[0].values())
-    for each, n, _ in ((m, n, h) for *_, m, n, h in found):
-        assert all(torch.equal(each[name], masks[0][name]) for name in each)
-        assert n == zeros > 0
+    batches = jobs.samples(9, 24)  # of which each rank is given every other one
+    batches = batches[::2] + batches[1::2]
+    options = jobs.OPTIONS | RECONSTRUCTION
+    report = prune(jobs.network(), batches, jobs.loss, random_state=3, **options)
+    for _, _, masks, zeros, _ in found:
+        for name, mask in report.masks.items():
+            np.testing.assert_array_equal(masks[name], mask.numpy())
+        assert zeros == sum(int((~mask).sum()) for mask in masks.values())
     assert len({bits for *_, bits in found}) == 1
 
 

@@ -113,6 +113,19 @@ def test_patches_are_those_of_unfold():
     assert torch.equal(some, call.rows(20, seed=1)[0])
 
 
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [(nn.Conv2d(3, 4, 3), (9, 3, 8, 7)), (nn.Linear(5, 3), (9, 4, 5))],
+)
+def test_calls_on_joined_batches_are_told_apart(model, shape):
+    x, sizes = torch.randn(shape), [2, 4, 3]
+    (call,) = (call for call, _ in calls_of(model, x)[1])
+    for part, one in zip(x.split(sizes), call.split(sizes), strict=True):
+        (alone,) = (call for call, _ in calls_of(model, part)[1])
+        assert torch.equal(one.rows(20, seed=1), alone.rows(20, seed=1))
+    assert call.split([2, 5]) == [call]  # 9 is no multiple of 7
+
+
 @pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])
 def test_linear_of_any_number_of_axes(shape):
     assert_calls_compute_the_outputs(nn.Linear(5, 3, bias=False), torch.randn(shape))
