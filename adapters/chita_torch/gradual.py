@@ -188,7 +188,7 @@ def keep_pruned(
     ------
     TypeError
         If ``optimizer`` is not a torch.optim.Optimizer, nor wraps one; if the weights
-        are sharded over ranks.
+        are sharded over ranks otherwise than by `fully_shard`.
     ValueError
         If a mask fits no parameter, a name matches nothing, or an optimizer holds no
         parameter of the model.

@@ -135,7 +135,8 @@ def prune(
     ----------
     model : torch.nn.Module
         Pruned in place. Float16 and bfloat16 models are differentiated in their own
-        type and solved in float32.
+        type and solved in float32. One that `fully_shard` has sharded (FSDP2) is whole
+        on each rank meanwhile.
     batches : iterable of batches
         Training data, iterable again and again: a DataLoader, a list. A batch is a
         tensor, or tuples, lists, dicts of tensors whose first axis are the samples.
@@ -265,7 +266,7 @@ def prune(
     ValueError, TypeError
         For an argument out of its range, a name that matches nothing, batches that
         are empty, too small or differ between passes, a loss that is not a scalar,
-        a loss or gradient that is not finite, weights that are sharded over ranks.
+        a loss or gradient that is not finite, weights sharded otherwise than so.
     RuntimeError
         Where `torch.distributed` runs several ranks and no ``group`` is given, or if
         another rank fails, is gone, or is silent for ``timeout``.

@@ -5,7 +5,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from chita_torch import GradualPruner, keep_pruned, prune, refit
+from chita_torch import GradualPruner, keep_pruned, prune, read_masks, refit
 from chita_torch.shards import local, part_of
 
 
@@ -88,10 +88,23 @@ def refusals_of_shards(rank, size):
 
 def sharded(model, size):
     """Layers and the rest sharded over the ranks, as FSDP2 is used."""
-    from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import init_device_mesh
 
-    mesh = init_device_mesh("cpu", (size,))
+    return sharded_over(model, init_device_mesh("cpu", (size,)))
+
+
+def hybrid(model, size):
+    """Sharded over pairs of ranks, and the same on each pair."""
+    from torch.distributed.tensor import init_device_mesh
+
+    names = ("pair", "within")
+    mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=names)
+    return sharded_over(model, mesh)
+
+
+def sharded_over(model, mesh):
+    from torch.distributed.fsdp import fully_shard
+
     for layer in model.children():
         if isinstance(layer, nn.Linear):
             fully_shard(layer, mesh=mesh)
@@ -172,7 +185,7 @@ def pruned(rank, size, make, options, wrap=replicated, data=(10, 24), labels=Tru
     if size > 1:
         model = wrap(model, size)
         options = {**options, "group": dist.group.WORLD, "timeout": 20}
-    if wrap is sharded:
+    if wrap is not replicated and size > 1:
         model.eval()
         model(samples()[0][0])  # which leaves weights gathered
     model.train()
@@ -419,6 +432,14 @@ def sharded_by_way_of_a_plain_copy(rank, size):
     state = plain.state_dict()
     same = all(torch.equal(found[name], state[name]) for name in state)
     zeros = all(bool((found[n][~m] == 0).all()) for n, m in report.masks.items())
+    other = sharded(network(), size)
+    for parameter in other.parameters():
+        local(parameter).fill_(7.0)
+    report.apply_to(other, weights=model)
+    copied = whole_state(other)
+    for name, mask in read_masks(other).items():
+        same &= torch.equal(mask, report.masks[name])
+        same &= torch.equal(copied[name], state[name])
     return same and zeros
 
 

@@ -37,6 +37,10 @@ def test_models_sharded_otherwise_than_by_fully_shard_are_refused_by_name():
         assert "ranks [0, 1] hold parts of the model" in said["a part of them"]
 
 
+def test_a_sharded_model_is_pruned_by_way_of_a_plain_one_and_takes_masks_of_others():
+    assert done(2, jobs.sharded_by_way_of_a_plain_copy) == [True, True]
+
+
 def compare(found, alone):
     """Ranks have the same bits; masks are those of one process, weights nearly."""
     assert len({each["hash"] for each in found}) == 1
@@ -75,9 +79,12 @@ def test_ranks_prune_as_one_process_would_with_all_batches(size, make, options):
     compare(done(size, jobs.pruned, make, options), jobs.pruned(0, 1, make, options))
 
 
-@pytest.mark.parametrize(("size", "options"), [(2, RECONSTRUCTION), (4, STAGES)])
-def test_a_sharded_model_is_pruned_as_a_plain_one(size, options):
-    found = done(size, jobs.pruned, jobs.conv, options, jobs.sharded)
+@pytest.mark.parametrize(
+    ("size", "options", "wrap"),
+    [(2, RECONSTRUCTION, jobs.sharded), (4, STAGES, jobs.hybrid)],
+)
+def test_a_sharded_model_is_pruned_as_a_plain_one(size, options, wrap):
+    found = done(size, jobs.pruned, jobs.conv, options, wrap)
     compare(found, jobs.pruned(0, 1, jobs.conv, options))
 
 
