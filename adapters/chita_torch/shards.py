@@ -121,9 +121,9 @@ class Whole(Transaction):
 
     def _check_holders(self, ranks: Ranks) -> None:
         holders: set[int] = set()
-        for parameter in self._model.parameters():
-            if is_shard(parameter):
-                holders |= {*parameter.device_mesh.mesh.flatten().tolist()}
+        shards: list[Any] = [p for p in self._model.parameters() if is_shard(p)]
+        for shard in shards:
+            holders |= {*shard.device_mesh.mesh.flatten().tolist()}
         if not holders <= ranks.members:
             msg = (
                 f"ranks {sorted(holders)} hold parts of the model, and group is of "

@@ -449,6 +449,7 @@ def test_inputs_that_do_not_meet_are_solved_in_pieces_as_they_are_whole(monkeypa
         options = {"ridge": 1e-3, "calibration": 0.0, **QUICK}
         report = prune(model, [x], mean_square, sparsity=0.7, **options)
         assert int((model.weight != 0).sum()) == report.n_kept == 18
+        assert torch.equal(report.masks["weight"], model.weight != 0)
         assert ("2 pieces of 6 columns" in str(report)) == (columns == 6)
         whole = torch.linspace(-1, 1, 60).reshape(5, 12)
         masks = {"weight": model.weight != 0}
