@@ -94,21 +94,23 @@ def sharded(model, size):
 
 
 def hybrid(model, size):
-    """Sharded over pairs of ranks, and the same on each pair."""
+    """Sharded over pairs of ranks, the same on each pair; computes in bfloat16."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
     from torch.distributed.tensor import init_device_mesh
 
     names = ("pair", "within")
     mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=names)
-    return sharded_over(model, mesh)
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    return sharded_over(model, mesh, mp_policy=half)
 
 
-def sharded_over(model, mesh):
+def sharded_over(model, mesh, **options):
     from torch.distributed.fsdp import fully_shard
 
     for layer in model.children():
         if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
 
 
 def replicated(model, size):
@@ -185,7 +187,7 @@ def pruned(rank, size, make, options, wrap=replicated, data=(10, 24), labels=Tru
     if size > 1:
         model = wrap(model, size)
         options = {**options, "group": dist.group.WORLD, "timeout": 20}
-    if wrap is not replicated and size > 1:
+    if wrap is sharded and size > 1:
         model.eval()
         model(samples()[0][0])  # which leaves weights gathered
     model.train()
@@ -235,7 +237,7 @@ def failing(rank, size, how, options, wrap=replicated):
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "hang":
-                time.sleep(5)
+                time.sleep(4)
             if how == "nan":
                 return loss(net, batch) * float("nan")
         return loss(net, batch)
