@@ -11,7 +11,10 @@ changes the first row of R alone, by R[0, 0] times the change.
 
 X'X would do as well in exact arithmetic. In float64 it squares the condition number:
 with means 1e4 times the spread and condition 1e6 its coefficients are wrong in the
-first digit, those of the shifted factor in the ninth.
+first digit, those of the shifted factor in the ninth. But it is formed in a third of
+the time, so R is its Cholesky factor where that is as good: of centred columns that,
+scaled to one length, are nearly orthogonal, which most are (`SAFE`). The first rows of
+a chunk, and all rows of the others, join R by reflections.
 """
 
 from __future__ import annotations
@@ -26,17 +29,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+from scipy.linalg.lapack import dpotrf, dtrtri
 from sklearn.utils import check_array
 from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import _get_feature_names, _safe_indexing
 from ._validation import checked_weights, refuse_dask
 from .core import Factored
-from .core.linalg import joined, joined_factors, rows_at_a_time
+from .core.linalg import add_outer, joined, joined_factors, rows_at_a_time
 
 __all__ = ["Moments", "WeightedRows", "moments"]
 
 EPS = float(np.finfo(np.float64).eps)
+# Rows are summed as products where their columns, scaled to one length, have at most
+# this condition: its square costs three to four of the 16 digits.
+SAFE = 64.0
 PILOT = 1000  # rows whose mean is the shift of a chunk
 LARGEST = 2**32  # bytes of a factor: 23,000 features
 # What rounding may make of coefficients, as a share, where a Gram matrix is accepted.
@@ -123,14 +130,16 @@ class Moments:
 
     Notes
     -----
-    **Cost.** O(m (p + t + 1)^2) for m rows, some three times X'X in float64; a
-    merge O((p + t + 1)^3). Memory: 8 (p + t + 1)^2 bytes, which is also the size of a
-    pickle, and about six times that during an update.
+    **Cost.** O(m (p + t + 1)^2) for m rows: one and a half times X'X in float64, or
+    four times where columns nearly depend on each other; a merge O((p + t + 1)^3).
+    Memory: 8 (p + t + 1)^2 bytes, which is also the size of a pickle, and about six
+    times that during an update.
 
     **Accuracy.** That of a QR factorisation of all rows, centred: coefficients are off
     by the condition number of the standardised columns times rounding, not by its
-    square. The certificate of a fit allows for what the sums may have been rounded by,
-    so a `gap_` is never exactly 0.
+    square, but for conditions below 64, where the square costs some 1e-13. The
+    certificate of a fit allows for what the sums may have been rounded by, so a `gap_`
+    is never exactly 0.
 
     **What it does not keep.** Single rows: no robust loss, no scorer other than the
     mean squared error and R squared, no new interactions of columns.
@@ -651,14 +660,16 @@ def _of_rows(X: Any, y: np.ndarray, sample_weight: Any, names: Any) -> Moments:
         rows = X[here].toarray() if scipy.sparse.issparse(X) else X[here]
         return rows, Y[here], None if sample_weight is None else sample_weight[here]
 
-    R, shift = _factor_of(block, n, p, size)
-    if not np.isfinite(R).all():
-        _refuse_not_finite(R, p)
+    R, shift, loss = _factor_of(block, n, p, size)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(R, axis=0)
+    if not np.isfinite(length).all():
+        _refuse_not_finite(length, p)
     found._R, found._shift = R, shift
     # Householder's reflections (Higham, section 19.3): each adds the rounding of a sum
-    # over the rows to each column.
-    own = 2 * (n + size) * size * EPS
-    found._off = own * np.linalg.norm(R[:, 1:], axis=0)
+    # over the rows to each column; a Gram matrix that over sigma_min (section 10.1).
+    own = 2 * (n + size) * size * EPS * loss
+    found._off = own * length[1:]
     found.n_samples_ = n
     found.weight_ = float(n if sample_weight is None else np.sum(sample_weight))
     found.n_features_in_ = p
@@ -672,8 +683,11 @@ def _of_rows(X: Any, y: np.ndarray, sample_weight: Any, names: Any) -> Moments:
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite shows in R
 def _factor_of(
     block: Callable[[int, int], Any], n: int, p: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Triangular factor of n weighted rows [1, x - c, y - d], and the shift (c, d)."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Triangular factor of n weighted rows [1, x - c, y - d], and the shift (c, d).
+
+    And by how much its rounding is larger than that of reflections.
+    """
     rows, targets, _ = block(0, PILOT)
     # From the first row on, so that a constant column's mean is its value exactly.
     shift = np.concatenate(
@@ -682,20 +696,67 @@ def _factor_of(
             for first in (rows, targets)
         ]
     )
-    step = min(rows_at_a_time(size), n)
-    R = np.zeros((size, size), order="F")
-    room = np.empty((size, step)).T  # its columns are contiguous
-    for i in range(0, n, step):
-        rows, targets, weights = block(i, i + step)
-        m = len(rows)
-        new = room[:m] if m == step else np.empty((size, m)).T
+
+    def centred(start: int, stop: int, room: np.ndarray) -> np.ndarray:
+        rows, targets, weights = block(start, stop)
+        new = room[: len(rows)]
         new[:, 0] = 1.0
         np.subtract(rows, shift[:p], out=new[:, 1 : 1 + p])
         np.subtract(targets, shift[p:], out=new[:, 1 + p :])
         if weights is not None:
             new *= np.sqrt(weights)[:, None]
-        R = joined(R, new)
-    return R, shift
+        return new
+
+    step = min(rows_at_a_time(size), n)
+    R = _reflected(np.zeros((size, size), order="F"), centred, 0, step, step)
+    if n >= 2 * step and _condition(R) <= 2 * SAFE:
+        G, room = np.zeros((size, size)), np.empty((step, size))
+        for i in range(step, n, step):
+            add_outer(G, centred(i, i + step, room).T)
+        more = _root(G)
+        condition = _condition(more)
+        if condition <= SAFE:
+            return joined_factors(R, more), shift, max(condition, 1.0)
+    return _reflected(R, centred, step, n, step), shift, 1.0
+
+
+def _reflected(
+    R: np.ndarray, centred: Callable[..., np.ndarray], start: int, stop: int, step: int
+) -> np.ndarray:
+    """R with more rows, by reflections: exact whatever depends on what."""
+    for i in range(start, stop, step):
+        # (Its columns are contiguous.)
+        room = np.empty((R.shape[0], min(step, stop - i))).T
+        R = joined(R, centred(i, min(i + step, stop), room))
+    return R
+
+
+def _root(G: np.ndarray) -> np.ndarray:
+    """Cholesky factor R of a Gram matrix, which it overwrites; NaN where it has none.
+
+    Columns of zeros are those of R too.
+    """
+    idle = np.flatnonzero(np.diagonal(G) == 0)
+    G[idle, idle] = 1.0
+    R, info = dpotrf(G.T, lower=True, clean=True, overwrite_a=True)
+    if info:
+        return np.full_like(G, np.nan)
+    R = np.asfortranarray(R.T)
+    R[idle, idle] = 0.0
+    return R
+
+
+def _condition(R: np.ndarray) -> float:
+    """A bound on 1 / sigma_min of R with its columns scaled to length 1; inf, nan."""
+    length = np.linalg.norm(R, axis=0)
+    idle = length == 0
+    scaled = R / np.where(idle, 1.0, length)
+    scaled[idle, idle] = 1.0
+    inverse, info = dtrtri(scaled)
+    if info:
+        return math.inf
+    norms = (np.linalg.norm(inverse, order) for order in (1, np.inf))
+    return math.sqrt(math.prod(norms))
 
 
 def _factor_of_gram(
@@ -751,9 +812,9 @@ def _check_size(size: int) -> None:
         raise ValueError(msg)
 
 
-def _refuse_not_finite(R: np.ndarray, p: int) -> None:
+def _refuse_not_finite(length: np.ndarray, p: int) -> None:
     # NaN spreads to the right in R, never to the left.
-    bad = int(np.flatnonzero(~np.isfinite(R).all(axis=0))[0])
+    bad = int(np.flatnonzero(~np.isfinite(length))[0])
     where = f"column {bad - 1} of X" if bad <= p else "y"
     msg = (
         f"{where} contains NaN or infinity, or numbers whose squares are too large for "

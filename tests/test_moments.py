@@ -232,15 +232,15 @@ def test_a_factor_that_cannot_fit_is_refused_by_arithmetic(monkeypatch):
 # --- Accuracy -------------------------------------------------------------------------
 
 
-def ill_conditioned(mean, dtype=np.float64, n=3000, p=8):
-    """Columns of condition 1e6, and their least squares in long double.
+def ill_conditioned(mean, dtype=np.float64, n=3000, p=8, decades=6):
+    """Columns of condition 10^decades, and their least squares in long double.
 
     In long double by modified Gram-Schmidt, twice, of the centred rows.
     """
     rng = np.random.default_rng(7)
     U = np.linalg.qr(rng.standard_normal((n, p)))[0]
     V = np.linalg.qr(rng.standard_normal((p, p)))[0]
-    X = np.sqrt(n) * U @ np.diag(np.logspace(0, -6, p)) @ V.T
+    X = np.sqrt(n) * U @ np.diag(np.logspace(0, -decades, p)) @ V.T
     X = (X + mean * np.std(X, axis=0)).astype(dtype)
     y = X.astype(float) @ rng.standard_normal(p) + rng.standard_normal(n)
     L, z = X.astype(np.longdouble), y.astype(np.longdouble)
@@ -276,6 +276,50 @@ def test_coefficients_at_condition_1e6_and_large_means(mean, dtype):
         seen.dtype = np.dtype(np.float64)  # not rounded to the type of X
         model = ChitaRegressor(1.0, ridge=0.0).fit_moments(seen)
         assert distance(model.coef_, coef) < 1e-8
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+@pytest.mark.parametrize("decades", [0.0, 1.0, 1.5, 2.0, 3.0])
+def test_products_are_summed_where_they_are_as_good(mean, decades, monkeypatch):
+    X, y, coef = ill_conditioned(mean, decades=decades)
+    roots, root = [], _moments._root
+    monkeypatch.setattr(_moments, "_root", lambda G: roots.append(G) or root(G))
+    seen = Moments().update(X, y)
+    assert bool(roots) == (decades <= 2)
+    model = ChitaRegressor(1.0, ridge=0.0).fit_moments(seen)
+    assert distance(model.coef_, coef) < 1e-12
+    # What the certificate allows for is more than what rounding did.
+    monkeypatch.setattr(_moments, "SAFE", -1.0)
+    exact = Moments().update(X, y)
+    apart = np.abs(np.abs(seen._R) - np.abs(exact._R)).max(axis=0)[1:]
+    assert np.all(apart <= seen._off + exact._off)
+
+
+def test_rows_that_differ_from_the_first_join_by_reflections():
+    X, y, _ = data(n=4000)
+    X[2000:, 3] = X[2000:, 5] + 1e-9 * X[2000:, 3]
+    X[:, 7] = 2.5  # a constant
+    X[:, 8] = X[:, 9] > 3  # and dummies that add up to one
+    X[:, 10] = 1 - X[:, 8]
+    seen = Moments().update(X, y)
+    L = X.astype(np.longdouble)
+    L = np.column_stack([L, y.astype(np.longdouble)])
+    L -= L.mean(axis=0)
+    expected = (L.T @ L).astype(float)
+    scale = np.sqrt(np.diagonal(expected))
+    scale[7] = 1.0
+    apart = (centred_gram(seen) - expected) / np.outer(scale, scale)
+    assert np.abs(apart).max() < 1e-12
+    assert centred_gram(seen)[7, 7] == 0.0
+
+
+def test_what_is_not_finite_is_found_in_the_last_of_many_rows():
+    X, y, _ = data(n=4000)
+    for column, value in ((3, np.nan), (5, np.inf), (0, 1e200)):
+        bad = X.copy()
+        bad[-1, column] = value
+        with pytest.raises(ValueError, match=f"column {column} of X contains NaN"):
+            Moments().update(bad, y)
 
 
 def test_sums_of_products_do_not_do():
