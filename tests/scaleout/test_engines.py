@@ -2,6 +2,8 @@
 
 import functools
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +44,10 @@ def check(seen):
     np.testing.assert_allclose(model.coef_, known.coef_, rtol=1e-12)
 
 
-def test_spark_aggregates_moments():
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+def test_spark_aggregates_moments(monkeypatch):
     pyspark = pytest.importorskip("pyspark")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # not the first on the path
     context = pyspark.SparkContext("local[2]")
     try:
         names = {"Moments": Moments, "blocks": context.parallelize(pieces(), 4)}
