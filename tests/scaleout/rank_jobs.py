@@ -168,6 +168,12 @@ def conv():
     return ConvNet()
 
 
+def small_conv():
+    torch.manual_seed(0)
+    first = nn.Unflatten(1, (1, 3, 4)), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU()
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(72, 3))
+
+
 def hashed(state):
     """A hash of a state, or of that of a model."""
     import hashlib
@@ -177,6 +183,11 @@ def hashed(state):
     for name in sorted(state):
         digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def both(rank, size, job, *several):
+    """What a job returns for several lists of arguments."""
+    return [job(rank, size, *arguments) for arguments in several]
 
 
 def pruned(rank, size, make, options, wrap=replicated, data=(10, 24), labels=True):
@@ -285,7 +296,8 @@ def said_of_arguments(rank, size):
     import torch.distributed as dist
     from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-    options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}
+    options = OPTIONS | RECONSTRUCTION | {"ridge": 0.01}
+    options |= {"group": dist.group.WORLD, "timeout": 20}
     x, y = cat(samples())
     data = TensorDataset(x[:-1], y[:-1])
 
@@ -316,7 +328,7 @@ def said_of_arguments(rank, size):
     }
 
 
-def trained(rank, size, stop=None, state=None, wrap=replicated):
+def trained(rank, size, stop=None, state=None, wrap=replicated, make=conv):
     """Train, the model whole on each rank or sharded, pruning on the way."""
     import io
 
@@ -324,7 +336,7 @@ def trained(rank, size, stop=None, state=None, wrap=replicated):
     from torch.distributed.checkpoint import state_dict as states
 
     whole = states.StateDictOptions(full_state_dict=True)
-    model = wrap(conv(), size)
+    model = wrap(make(), size)
     inner = getattr(model, "module", model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     options = OPTIONS | {"group": dist.group.WORLD, "timeout": 20}

@@ -97,11 +97,16 @@ def test_a_sharded_model_is_pruned_as_a_plain_one(size, options, wrap):
     compare(found, on_one(jobs.conv, tuple(options.items())))
 
 
-@pytest.mark.parametrize("labels", [True, False])
-def test_what_is_drawn_of_many_batches_depends_neither_on_ranks_nor_on_joining(labels):
-    # More batches than pass side by side, and more rows than are read of a layer.
-    many = jobs.conv, ONE_STEP, jobs.replicated, (150, 3), labels
-    compare(done(2, jobs.pruned, *many), jobs.pruned(0, 1, *many))
+def test_what_is_drawn_of_many_batches_depends_neither_on_ranks_nor_on_joining():
+    # More batches than pass side by side, more rows than are read of a layer; with
+    # labels, and with those that are drawn from the network's own predictions.
+    many = [
+        (jobs.small_conv, ONE_STEP, jobs.replicated, (100, 3), labels)
+        for labels in (True, False)
+    ]
+    found = done(2, jobs.both, jobs.pruned, *many)
+    for each, arguments in zip(zip(*found, strict=True), many, strict=True):
+        compare(each, jobs.pruned(0, 1, *arguments))
 
 
 FAILURES = {
@@ -183,9 +188,9 @@ def test_training_on_ranks_prunes_and_holds_the_same_weights_on_each(wrap):
 
 @pytest.mark.parametrize("wrap", [jobs.replicated, jobs.sharded])
 def test_a_run_is_resumed_on_another_number_of_ranks(wrap):
-    once = done(2, jobs.trained, 3, None, wrap)[0]
+    once = done(2, jobs.trained, 3, None, wrap, jobs.network)[0]
     assert once["count"] == 3
-    resumed = done(4, jobs.trained, None, once["state"], wrap)
+    resumed = done(4, jobs.trained, None, once["state"], wrap, jobs.network)
     assert len({each["hash"] for each in resumed}) == 1
     assert resumed[0]["count"] == 6
     assert resumed[0]["zeros"] > once["zeros"] > 0  # pruned once more, and once only
