@@ -486,14 +486,13 @@ def network_of_rank(rank: int, size: int, folder: Path, group: Any) -> dict:
     """Prune a network with this rank's batches: what it took, and what is left."""
     import hashlib
 
-    import torch
+    # (The first gradients would import it, which is no work of theirs.)
+    import torch._dynamo  # noqa: F401
 
     from chita_torch import prune, reconstruction, stage
 
     from .pruning_runs import loss_fn
 
-    # What is imported when it is first used is not to be counted.
-    torch.func.vmap(torch.sin)(torch.ones(2))
     name, data, options = json.loads((folder / "network.json").read_text())
     model, batches = network(name, Path(data))
     share = -(-len(batches) // size)
@@ -603,7 +602,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--output", type=Path, default=RESULTS / "scaleout.json")
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="with no sections: run nothing")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ranks", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -618,7 +617,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.output.is_file():
         kept = json.loads(args.output.read_text())["results"]
         found = {record["section"]: record for record in kept}
-    for name in args.sections or SECTIONS:
+    for name in args.sections or ([] if args.table else SECTIONS):
         record, text = SECTIONS[name](args.folder, args.rows, args.columns)
         found[name] = {"section": name, "text": text, **record}
         print(f"## {name}\n\n{text}", flush=True)

@@ -104,7 +104,8 @@ def refit(
     ValueError
         If neither ``dense`` nor ``masks`` is given, or one fits no weight.
     TypeError, RuntimeError
-        As in `prune`: for weights that are sharded, and on one rank of several.
+        As in `prune`: for weights sharded otherwise than by `fully_shard`, and on one
+        rank of several.
 
     Notes
     -----
