@@ -266,6 +266,7 @@ def accuracy(folder: Path, n: int, p: int) -> tuple[dict, str]:
 def processes(folder: Path, n: int, p: int) -> tuple[dict, str]:
     """Wall seconds on one and two processes; the cost model and its constants."""
     from chita_sklearn import Moments, moments
+    from chita_sklearn._moments import CHUNK, CHUNK_ROWS
 
     n = min(n, 1_000_000)
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -284,8 +285,8 @@ def processes(folder: Path, n: int, p: int) -> tuple[dict, str]:
     best = {key: min(values) for key, values in walls.items()}
     rng = np.random.default_rng(0)
     constants = {}
-    for size in (200, 1000, 3000):
-        m = 8 * size
+    for size in (200, 1000, 2000):
+        m = max(CHUNK // size, CHUNK_ROWS * (size + 2))
         block, z = rng.standard_normal((m, size)), rng.standard_normal(m)
         seen, cpu, _ = timed(lambda block=block, z=z: Moments().update(block, z))
         _, merge, _ = timed(lambda seen=seen: seen.merge(seen))
