@@ -572,6 +572,9 @@ def _pruning():
         def __iter__(self):
             return iter(batches)
 
+    class DataLoaderDispatcher(Padded):
+        """As accelerate's is called."""
+
     model = net()
     return [
         without_torch,
@@ -682,6 +685,7 @@ def _pruning():
         lambda: on_two("raised"),
         lambda: on_two("gone"),
         lambda: on_two(data=Padded()),
+        lambda: on_two(data=DataLoaderDispatcher()),
         lambda: on_two(
             model=nn.Sequential(nn.Linear(8, 2), nn.SyncBatchNorm(2)),
         ),

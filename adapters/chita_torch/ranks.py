@@ -41,7 +41,17 @@ FLAG_BYTES = 512  # of what a rank says of its failure
 
 
 def check_padding(source: Any) -> None:
-    """Refuse loaders that repeat samples so that every rank has as many."""
+    """Refuse loaders that repeat samples so that every rank has as many.
+
+    And those that one rank reads for all, which then would have to read alike.
+    """
+    if any(kind.__name__ == "DataLoaderDispatcher" for kind in type(source).__mro__):
+        msg = (
+            "rank 0 reads the loader and deals its batches out (accelerate's "
+            "dispatch_batches), so that no rank can read by itself: use "
+            "DataLoaderConfiguration(dispatch_batches=False, even_batches=False)."
+        )
+        raise ValueError(msg)
     repeated = _repeated(source)
     if repeated:
         msg = (

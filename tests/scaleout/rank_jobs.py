@@ -473,7 +473,7 @@ def mlpnet(rank, size, folder, options):
     return {n: m.numpy() for n, m in report.masks.items()}, hashed(model)
 
 
-def accelerated(rank, size, even):
+def accelerated(rank, size, config):
     """Prune with what accelerate makes of a model, an optimizer and a loader."""
     import os
 
@@ -484,9 +484,8 @@ def accelerated(rank, size, even):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     # (The group is there; accelerate asks for the address nevertheless.)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    accelerator = Accelerator(
-        cpu=True, dataloader_config=DataLoaderConfiguration(even_batches=even)
-    )
+    config = DataLoaderConfiguration(**config)
+    accelerator = Accelerator(cpu=True, dataloader_config=config)
     model, data = network(), TensorDataset(*cat(samples(9, 24)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(data, batch_size=24)

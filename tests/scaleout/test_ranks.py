@@ -196,12 +196,14 @@ def test_a_run_is_resumed_on_another_number_of_ranks(wrap):
     assert resumed[0]["zeros"] > once["zeros"] > 0  # pruned once more, and once only
 
 
-def test_what_accelerate_has_prepared_is_pruned_and_its_repeated_samples_refused():
+def test_what_accelerate_has_prepared_is_pruned_but_for_loaders_it_pads_or_deals_out():
     pytest.importorskip("accelerate")
-    for said, n_batches, *_ in done(2, jobs.accelerated, True):
+    for said, *_ in done(2, jobs.accelerated, {"dispatch_batches": True}):
+        assert "rank 0 reads the loader" in said
+    for said, n_batches, *_ in done(2, jobs.accelerated, {"even_batches": True}):
         assert "the loader repeats 24 samples" in said
         assert n_batches == 5
-    found = done(2, jobs.accelerated, False)
+    found = done(2, jobs.accelerated, {"even_batches": False})
     assert {n_batches for _, n_batches, *_ in found} == {5, 4}
     assert {said for said, *_ in found} == {"nothing was said"}
     batches = jobs.samples(9, 24)  # of which each rank is given every other one
