@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,12 +16,13 @@ from .gradients import NotFinite
 from .idle import reserve
 from .layout import Layout
 from .reconstruction import GAIN, Reconstruction
-from .report import Stage, Trial
+from .report import LayerFit, Stage, Trial
 from .stage import Search, Setting, run_stage
 from .targets import Target
 
 ObjectiveName = Literal["auto", "reconstruction", "gradients"]
 OBJECTIVES = get_args(ObjectiveName)
+ANEW = "reconstruction of the dense network"
 
 
 class Objective(Protocol):
@@ -65,9 +67,10 @@ class ByLoss:
 
     Tried are the layers' reconstruction, a step by gradients after it, in stages a step
     by gradients instead of it, and the largest weights as they are: of the present
-    network, and, where the final sparsity is reached, of the dense one. So what is left
-    never has a higher calibration loss than magnitude pruning leaves. What is
-    reconstructed is the network of the least loss so far: the dense one, or what
+    network, and, where the final sparsity is reached, of the dense one, which is then
+    also reconstructed in one step. So what is left never has a higher calibration loss
+    than magnitude pruning leaves, nor than reconstruction in one stage. What stages
+    reconstruct is the network of the least loss so far: the dense one, or what
     gradients have made of it. On the way to the final sparsity, what has lost clearly
     is not tried in the next stage.
 
@@ -101,6 +104,7 @@ class ByLoss:
             self._search = replace(search, fine=setting.staged)
         self._least = math.inf  # the loss of the network that is reconstructed
         self._sits_out = False  # a step by gradients instead of the reconstruction
+        self._arrived = False  # at the final sparsity
 
     def run(self, target: Target, fraction: float, loss: float) -> tuple[Stage, Tensor]:
         """Try all; leave the model at the best."""
@@ -110,6 +114,7 @@ class ByLoss:
             self._least, self._reconstruction.dense = loss, start
         found: dict[str, tuple[Stage, Tensor, Tensor]] = {}
         losses: dict[str, float] = {}
+        fits: dict[str, Mapping[str, LayerFit]] = {}
 
         def offer(name: str, done: tuple[Stage, Tensor] | None) -> None:
             if done is not None:
@@ -118,10 +123,15 @@ class ByLoss:
                 if last and self._recalibrated is not None:
                     losses[name] = self._recalibrated()
 
-        first = self._reconstruction.run(pattern, loss, last=last)
-        offer("reconstruction", first)
-        reached = first[0].chosen.loss
-        offer("reconstruction, gradients", self._step(layout, pattern, reached))
+        def reconstruct(name: str, by: Reconstruction, loss: float) -> Stage:
+            stage, mask = by.run(pattern, loss, last=last)
+            offer(name, (stage, mask))
+            reached = stage.chosen.loss
+            offer(f"{name}, gradients", self._step(layout, pattern, reached))
+            fits[name] = fits[f"{name}, gradients"] = stage.fits
+            return stage
+
+        first = reconstruct("reconstruction", self._reconstruction, loss)
         if self._setting.staged and (last or not self._sits_out):
             layout.scatter(start)
             offer("gradients", self._step(layout, pattern, loss))
@@ -133,7 +143,15 @@ class ByLoss:
             largest["largest as they are"] = start
         for name, weights in largest.items():
             shared = reserve(pattern, self._reconstruction.idle, len(layout))
-            offer(name, self._largest(layout, shared, weights, first[0]))
+            offer(name, self._largest(layout, shared, weights, first))
+        if last and not self._arrived and self._setting.regrow:
+            # Many steps may lead further than one, and they may lead astray.
+            if not torch.equal(start, self._dense):
+                layout.scatter(self._dense)
+                with without_news():
+                    again = replace(self._reconstruction)  # nothing is learned yet
+                    reconstruct(ANEW, again, self._setting.loss())
+            self._arrived = True
         taken = min(losses, key=lambda name: _or_infinite(losses[name]))
         if not math.isfinite(losses[taken]):
             msg = (
@@ -150,9 +168,9 @@ class ByLoss:
             candidates=losses,
             trials=tuple(trial for each in stages for trial in each.trials),
             loss_before=loss,
-            fits=first[0].fits if "reconstruction" in taken else {},
+            fits=fits.get(taken, {}),
             gradient_seconds=sum(each.gradient_seconds for each in stages),
-            budget_seconds=first[0].budget_seconds,
+            budget_seconds=first.budget_seconds,
             solve_seconds=sum(each.solve_seconds for each in stages),
         )
         return stage, mask
@@ -164,9 +182,7 @@ class ByLoss:
         if search is None:
             return None
         try:
-            with warnings.catch_warnings():
-                # What is cut off by what was pruned is no news; see `Reconstruction`.
-                warnings.filterwarnings("ignore", message="the loss does not depend")
+            with without_news():
                 return run_stage(self._setting, layout, pattern, search, loss)
         except MemoryError as error:
             self._search = None
@@ -205,6 +221,14 @@ class ByLoss:
             budget_seconds=0.0,
         )
         return stage, mask
+
+
+@contextmanager
+def without_news() -> Iterator[None]:
+    """Do not warn again of what is cut off; see `Reconstruction`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the loss does not depend")
+        yield
 
 
 def _or_infinite(loss: float) -> float:

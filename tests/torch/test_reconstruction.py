@@ -386,6 +386,29 @@ def test_magnitude_is_taken_where_it_is_the_best():
     assert len(taken) > 1
 
 
+def test_stages_never_lose_to_one_reconstruction(mlp):
+    model, batches, loss_fn = mlp
+    options = {
+        "sparsity": 0.95, "samples_per_gradient": 4, "progress": False,
+        "random_state": 0,
+    }  # fmt: skip
+    dense = copy.deepcopy(model)
+    one = prune(copy.deepcopy(dense), batches, loss_fn, **options)
+    expected = one.stages[0].candidates["reconstruction"]
+    staged = prune(
+        model, batches, loss_fn, stages=2, schedule="linear", extra_stages=1, **options
+    )
+    way, arrived, more = (stage.candidates for stage in staged.stages)
+    anew = "reconstruction of the dense network"
+    assert arrived[anew] == pytest.approx(expected, rel=1e-6)
+    assert anew not in way | more  # once
+    assert staged.loss_after <= expected * (1 + 1e-6)
+    kept = prune(
+        copy.deepcopy(dense), batches, loss_fn, stages=2, regrow=False, **options
+    )
+    assert anew not in kept.stages[-1].candidates
+
+
 def test_auto_without_labels_takes_no_step_by_gradients(mlp):
     model, batches, _ = mlp
     report = prune(
