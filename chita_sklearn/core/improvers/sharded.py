@@ -71,9 +71,9 @@ def search_sharded(
     k, total = pattern.size, problem.total
     room = min(total, max(6 * k, k + 150, min(NUMBERS // problem.n_rows, COLUMNS)))
     g, h = problem.correlation(), problem.column_norms() + problem.mu
-    outside = problem.zeros(problem.p) > 0
+    inside, outside = np.empty(0, np.int64), problem.zeros(problem.p) > 0
     if solution is not None and solution.fixed is not None:
-        _, outside = solution.fixed
+        inside, outside = problem.chosen(solution.fixed[0]), solution.fixed[1]
     S = None if solution is None else problem.chosen(solution.support)
     W = problem.space.largest(g**2 / metric(problem), room)
     rounds, status = 0, Status.MAX_ITER
@@ -85,8 +85,10 @@ def search_sharded(
             if search is None and len(S) == k and not gains:
                 status = Status.CONVERGED
                 break
-            W = np.union1d(S, problem.space.largest(gain, room - len(S)))
-        before, S = S, _searched(problem, W, k, S, search, max_iter)
+            left = int(problem.space.count(gain > -np.inf))
+            joining = problem.space.largest(gain, min(room - len(S), left))
+            W = np.union1d(S, joining)
+        before, S = S, _searched(problem, W, k, S, inside, search, max_iter)
         if asked(on_step, partial(_coef, problem, S)):
             status = Status.STOPPED
             break
@@ -107,6 +109,7 @@ def _searched(
     W: np.ndarray,
     k: int,
     S: np.ndarray | None,
+    inside: np.ndarray,
     search: Search | None,
     max_iter: int,
 ) -> np.ndarray:
@@ -118,6 +121,7 @@ def _searched(
         start = None
         if S is not None:
             start = backsolve(part, unsolved(part, np.isin(W, S)))
+            start = replace(start, fixed=(np.isin(W, inside), np.zeros(len(W), bool)))
         best = swaps(part, Cardinality(k), start, max_iter=max_iter)
         if search is not None:
             best = swaps(part, Cardinality(k), best, max_iter=max_iter, search=search)
