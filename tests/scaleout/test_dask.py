@@ -297,7 +297,6 @@ def test_a_worker_that_is_killed_costs_its_tasks_alone(client):
     thread.join(timeout=60)
     np.testing.assert_array_equal(done["found"]._R, expected._R)
     assert done["found"].n_samples_ == 2000
-    client.wait_for_workers(2, timeout=60)
 
 
 def test_a_task_that_kills_its_workers_ends_in_the_error_of_dask(client, fitted):
