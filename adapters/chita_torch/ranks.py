@@ -156,6 +156,7 @@ class Ranks:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def __enter__(self) -> Self:
+        self._told = False
         if self.size > 1:
             try:
                 self._channel = _channel_of(self._group, self._timeout)
