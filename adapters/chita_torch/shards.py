@@ -40,7 +40,8 @@ def is_shard(tensor: Any) -> bool:
 def local(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, of the same memory; all, if it is plain."""
     own: Any = tensor.detach()
-    return own.to_local() if is_shard(own) else own
+    held: Tensor = own.to_local() if is_shard(own) else own
+    return held
 
 
 def part_of(tensor: Tensor, parameter: Any) -> Tensor:
