@@ -710,10 +710,7 @@ def _factor_of(
     step = min(rows_at_a_time(size), n)
     R = _reflected(np.zeros((size, size), order="F"), centred, 0, step, step)
     if n >= 2 * step and _condition(R) <= 2 * SAFE:
-        G, room = np.zeros((size, size)), np.empty((step, size))
-        for i in range(step, n, step):
-            add_outer(G, centred(i, i + step, room).T)
-        more = _root(G)
+        more = _root(_products(size, centred, step, n, step))
         condition = _condition(more)
         if condition <= SAFE:
             return joined_factors(R, more), shift, max(condition, 1.0)
@@ -729,6 +726,16 @@ def _reflected(
         room = np.empty((R.shape[0], min(step, stop - i))).T
         R = joined(R, centred(i, min(i + step, stop), room))
     return R
+
+
+def _products(
+    size: int, centred: Callable[..., np.ndarray], start: int, stop: int, step: int
+) -> np.ndarray:
+    """The upper triangle of the Gram matrix of rows."""
+    G, room = np.zeros((size, size)), np.empty((step, size))
+    for i in range(start, stop, step):
+        add_outer(G, centred(i, min(i + step, stop), room).T)
+    return G
 
 
 def _root(G: np.ndarray) -> np.ndarray:
@@ -752,7 +759,7 @@ def _condition(R: np.ndarray) -> float:
     idle = length == 0
     scaled = R / np.where(idle, 1.0, length)
     scaled[idle, idle] = 1.0
-    inverse, info = dtrtri(scaled)
+    inverse, info = dtrtri(np.asfortranarray(scaled), overwrite_c=True)
     if info:
         return math.inf
     norms = (np.linalg.norm(inverse, order) for order in (1, np.inf))

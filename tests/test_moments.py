@@ -1,6 +1,7 @@
 """Moments: sums over rows that are gone stand for the rows."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -311,6 +312,19 @@ def test_rows_that_differ_from_the_first_join_by_reflections():
     apart = (centred_gram(seen) - expected) / np.outer(scale, scale)
     assert np.abs(apart).max() < 1e-12
     assert centred_gram(seen)[7, 7] == 0.0
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_an_update_takes_about_six_factors(dependent):
+    X, y, _ = data(n=3000, p=300)
+    if dependent:  # by reflections
+        X[:, 3] = X[:, 5]
+    seen = Moments().update(X, y)
+    tracemalloc.start()
+    seen.update(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 7 * len(pickle.dumps(seen))
 
 
 def test_what_is_not_finite_is_found_in_the_last_of_many_rows():
