@@ -154,8 +154,8 @@ def prune(
         with labels a step by gradients after it (of several stages, instead of it
         too), and the largest weights as they are, and takes what has the least
         calibration loss; at the final sparsity magnitude pruning of the dense network
-        is one of them, so that the model never ends with a higher calibration loss
-        than that leaves. With ``calibration=0`` it is "reconstruction". Reconstruction
+        is one of them, and after stages its reconstruction in one step, so that the
+        model never ends with a higher calibration loss than these leave. With ``calibration=0`` it is "reconstruction". Reconstruction
         knows linear and convolution calls and attention projections; others, such as
         recurrent weights, are pruned by their mean squared gradients, and the report
         says so.
