@@ -155,10 +155,10 @@ def prune(
         too), and the largest weights as they are, and takes what has the least
         calibration loss; at the final sparsity magnitude pruning of the dense network
         is one of them, and after stages its reconstruction in one step, so that the
-        model never ends with a higher calibration loss than these leave. With ``calibration=0`` it is "reconstruction". Reconstruction
-        knows linear and convolution calls and attention projections; others, such as
-        recurrent weights, are pruned by their mean squared gradients, and the report
-        says so.
+        model never ends with a higher calibration loss than these leave. With
+        ``calibration=0`` it is "reconstruction". Reconstruction knows linear and
+        convolution calls and attention projections; others, such as recurrent weights,
+        are pruned by their mean squared gradients, and the report says so.
     sparsity, density : float, optional
         Share of the chosen weights to prune, in [0, 1), or to keep, in (0, 1]. Of p
         weights ``round((1 - sparsity) p)`` are kept, exactly.
