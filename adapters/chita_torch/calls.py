@@ -55,7 +55,7 @@ class Part:
 
     def stretch(self, slot: Slot) -> slice:
         """Place of its weights in the slot's, in the order of the flat vector."""
-        row = slot.size // slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
+        row = slot.size // slot.n_rows
         return slice(self.start * row, self.stop * row)
 
     def split(self, w: Tensor) -> Tensor:
@@ -187,10 +187,9 @@ def _project(
 
 def _whole(slot: Slot, groups: int = 1) -> Part:
     """All rows of a weight; in pieces where they are cut."""
-    n_rows = slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
     if slot.pieces > 1:
-        return Part(slot.name, 0, n_rows, slot.pieces, cut=True)
-    return Part(slot.name, 0, n_rows, groups)
+        return Part(slot.name, 0, slot.n_rows, slot.pieces, cut=True)
+    return Part(slot.name, 0, slot.n_rows, groups)
 
 
 def _flat_rows(x: Tensor, index: Tensor | None) -> Tensor:

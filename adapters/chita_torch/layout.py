@@ -67,6 +67,11 @@ class Slot:
         return self.stop - self.start
 
     @property
+    def n_rows(self) -> int:
+        """Outputs of the weight."""
+        return self.parameter.shape[1 if self.sum_axis == 0 else 0]
+
+    @property
     def row_length(self) -> int:
         """Length of the rows that N:M groups must not straddle.
 

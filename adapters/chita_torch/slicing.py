@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .calls import Part
 from .layout import Layout, Slot
-from .units import Unit, n_rows_of
+from .units import Unit
 
 
 class Whole(Exception):
@@ -35,7 +35,7 @@ def cut(model: nn.Module, units: Iterable[Unit], layout: Layout) -> None:
             norms[name].update(index)
     for name in [*rows, *(n for n in columns if n not in rows)]:
         slot, parts = layout.slot(name), columns.get(name, {})
-        whole = sum(p.stop - p.start for p in parts) == n_rows_of(slot)
+        whole = sum(p.stop - p.start for p in parts) == slot.n_rows
         gone = set().union(*parts.values())
         if parts and (not whole or any(c != gone for c in parts.values())):
             raise Whole

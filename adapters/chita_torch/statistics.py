@@ -95,7 +95,7 @@ def check_memory(layout: Layout, device: torch.device) -> tuple[int, torch.devic
     budget is divided: on the device where that fits, or else on the host, where the
     budget is divided then. Layers are solved on the device, one at a time.
     """
-    sizes = {s.name: 8 * (s.size // _n_rows(s) // s.pieces) ** 2 for s in layout.slots}
+    sizes = {s.name: 8 * _inputs(s) ** 2 for s in layout.slots}
     held = sum(s.pieces * sizes[s.name] for s in layout.slots)
     needed = 2 * held + WEIGHT_BYTES * len(layout)
     name = max(sizes, key=lambda each: sizes[each])
@@ -118,10 +118,11 @@ def check_memory(layout: Layout, device: torch.device) -> tuple[int, torch.devic
     raise MemoryError(msg)
 
 
-def _n_rows(slot: Slot) -> int:
+def _inputs(slot: Slot) -> int:
+    """Inputs of an output that are solved together."""
     if len(slot.experts) > 1:
-        return slot.size // slot.row_length
-    return slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
+        return slot.row_length
+    return slot.size // slot.n_rows // slot.pieces
 
 
 def rows_of(d: int, share: float) -> int:

@@ -55,7 +55,7 @@ from .stage import descend, without_gradient
 from .statistics import Moments, place
 from .targets import ROUNDING, Target, kept, sparsity_on_the_way
 from .tracing import find_families
-from .units import Family, Unit, kept_by, n_rows_of
+from .units import Family, Unit, kept_by
 
 EXCHANGED = 1000  # columns up to which units are exchanged
 EXCHANGES = 50  # in each family, at most
@@ -318,7 +318,7 @@ class _Bill:
         self.before = float(np.dot(costs, layout.sizes()))
         for part in parts:
             slot = layout.slot(part.name)
-            columns = slot.size // n_rows_of(slot)
+            columns = slot.size // slot.n_rows
             self._left[part] = [cost[part.name], part.stop - part.start, columns]
             self._parts.setdefault(part.name, []).append(part)
         self.total = self.before
@@ -332,7 +332,7 @@ class _Bill:
                 found[part] = n, 0
         for part, columns in unit.columns.items():
             slot = self._layout.slot(part.name)
-            each = slot.size // n_rows_of(slot) // slot.parameter.shape[slot.sum_axis]
+            each = slot.size // slot.n_rows // slot.parameter.shape[slot.sum_axis]
             found[part] = found.get(part, (0, 0))[0], len(columns) * each
         return found
 

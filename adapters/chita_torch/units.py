@@ -64,11 +64,6 @@ class Family:
         return np.tile(of_input, d // n_inputs)  # kernel positions first, inputs last
 
 
-def n_rows_of(slot: Slot) -> int:
-    """Outputs of a weight."""
-    return slot.parameter.shape[1 if slot.sum_axis == 0 else 0]
-
-
 def kept_by(units: Iterable[Unit], layout: Layout, *, rows: bool = True) -> Tensor:
     """Which weights, ``(p,)``, are left where some units are gone.
 
@@ -89,13 +84,13 @@ def kept_by(units: Iterable[Unit], layout: Layout, *, rows: bool = True) -> Tens
 
 def _matrix(flat: Tensor, slot: Slot) -> Tensor:
     """A weight in the order of the layout, a row for each output; no copy."""
-    return flat[slot.start : slot.stop].view(n_rows_of(slot), -1)
+    return flat[slot.start : slot.stop].view(slot.n_rows, -1)
 
 
 def has_zero_columns(slot: Slot) -> bool:
     """Whether all weights that read some input of a layer are zero."""
     flat = slot.flatten(slot.parameter.detach())
-    rows = flat.view(n_rows_of(slot), -1, slot.parameter.shape[slot.sum_axis])
+    rows = flat.view(slot.n_rows, -1, slot.parameter.shape[slot.sum_axis])
     return not bool((rows != 0).any(dim=1).any(dim=0).all())
 
 
