@@ -254,8 +254,6 @@ def _alone(problem: Any, pattern: Pattern, solution: Solution | None) -> Solutio
     every = problem.zeros(problem.p)
     mask, _ = problem.alone(every == 0, every, work, 0)
     found = backsolve(problem, unsolved(problem, mask > 0))
-    return found if solution is None else min(solution, found, key=_objective)
-
-
-def _objective(solution: Solution) -> float:
-    return solution.objective
+    if solution is None or found.objective < solution.objective:
+        return found
+    return solution

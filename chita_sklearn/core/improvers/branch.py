@@ -66,8 +66,8 @@ BLOCK = 2**17  # numbers worked on at a time: they stay in the cache
 SHIFTED_FROM = 16  # coordinates: trees of fewer are small without it
 SHIFTED_UP_TO = 128  # coordinates: with a shift for each, O(p^3) a step of the barrier
 BARRIERS = 16  # values of the barrier's weight
-NEGLIGIBLE = 1e4  # times the rounding of G, above which a ridge is not lost in it
 FALL = 0.4  # of that weight, from one to the next
+NEGLIGIBLE = 1e4  # times the rounding of G, above which a ridge is not lost in it
 PAIRS = 2  # coordinates still to be chosen, of which all choices are evaluated
 # An exact evaluation is used where its rounding is at most this share of the tolerance.
 ROUNDING = 0.1

@@ -82,9 +82,9 @@ class ShardedSpace(Space):
         return self._joined(np.all(mask)).min() > 0
 
     def top_k(self, score: Array, k: int) -> Array:  # noqa: D102
-        chosen = self.largest(score, k) - self._first
         mask = np.zeros(len(score), dtype=bool)
-        mask[chosen[(chosen >= 0) & (chosen < len(score))]] = True
+        _, own = self.here(self.largest(score, k), len(score))
+        mask[own] = True
         return mask
 
     def best_mask(self, pattern: Pattern, score: Array) -> Array:  # noqa: D102
@@ -103,6 +103,14 @@ class ShardedSpace(Space):
     def same(self, number: float) -> float:  # noqa: D102
         own = np.asarray([number], dtype=np.float64)
         return float(self._comm.share(0, lambda: own, own)[0])
+
+    def here(self, W: np.ndarray, p: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some numbers among all are of this process's p, and which of them.
+
+        A mask, and the numbers among its own.
+        """
+        mask = (W >= self._first) & (W < self._first + p)
+        return mask, W[mask] - self._first
 
     def largest(self, score: Array, k: int) -> np.ndarray:
         """Indices among all of the k largest scores, ascending; ties to the lowest."""
@@ -253,8 +261,8 @@ class Sharded(LeastSquares):
     def own(self, W: np.ndarray, values: np.ndarray) -> np.ndarray:
         """A vector of this process with values at the columns W, zero elsewhere."""
         out = np.zeros(self.p, dtype=values.dtype)
-        here = (W >= self.first) & (W < self.first + self.p)
-        out[W[here] - self.first] = values[here]
+        here, own = self._space.here(W, self.p)
+        out[own] = values[here]
         return out
 
     def alone(
@@ -312,7 +320,7 @@ class Sharded(LeastSquares):
     def _of(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The columns W that this process has, one a row, as given; and their facts."""
         h = self.column_norms()
-        own = W[(W >= self.first) & (W < self.first + self.p)] - self.first
+        _, own = self._space.here(W, self.p)
         facts = np.zeros((len(own), 3))
         facts[:, 0], facts[:, 2] = h[own], 1.0
         if self._unscaled_m is not None:

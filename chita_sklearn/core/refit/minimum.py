@@ -95,7 +95,8 @@ def measured(problem: Rows, w: Array) -> float:
     xp, parts = problem.xp, problem.parts
     w = xp.astype(w, xp.float64, copy=False)
     if problem.is_spread:
-        _, (objective,) = _alone(problem, w, w != 0, _measured_there, 1)
+        spread: Any = problem
+        _, (objective,) = spread.alone(w != 0, w, _measured_there, 1)
         return float(objective)
     if not parts:
         return problem.objective(w)
@@ -124,7 +125,8 @@ def minimum_on(problem: Rows, w: Array, support: Array) -> Known:
     xp, parts = problem.xp, problem.parts
     w = xp.astype(w, xp.float64, copy=False)
     if problem.is_spread:
-        w, known = _alone(problem, w, support, _known_there, 3)
+        spread: Any = problem
+        w, known = spread.alone(support, w, _known_there, 3)
         return Known(w, float(known[0]), float(known[1]), bool(known[2]))
     if not parts:
         return Known(w, problem.objective(w), -math.inf, unique=problem.mu > 0)
@@ -193,11 +195,6 @@ def unique(problem: Rows, support: Array) -> bool:
         if not _Refit(part, S).unique():
             return False
     return True
-
-
-def _alone(problem: Any, w: Array, support: Array, work: Any, more: int) -> Any:
-    """What process 0 says of a support whose columns are spread over several."""
-    return problem.alone(support, w, work, more)
 
 
 def _measured_there(part: LeastSquares, w_S: Array) -> list[Any]:
