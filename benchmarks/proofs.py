@@ -24,11 +24,10 @@ import sys
 import time
 
 import numpy as np
-from sklearn.datasets import load_diabetes
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from chita_sklearn.core import Cardinality, LeastSquares, solve
+
+from .certificates import instances
 
 CASES = ("0,3", "3,2", "1,4", "2,4")  # seed, k
 TOL = 1e-4
@@ -66,15 +65,6 @@ def ours(A: np.ndarray, y: np.ndarray, beta: float, k: int, seconds: float) -> t
     )
     used, ran = time.process_time() - start, [h for h in found.history if "nodes" in h]
     return used, found.objective, k, found.gap, *ran
-
-
-def products() -> tuple[np.ndarray, np.ndarray]:
-    """Diabetes with squares and products, standardised; the square of sex is 20."""
-    X, y = load_diabetes(return_X_y=True)
-    both = make_pipeline(
-        StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler()
-    )
-    return both.fit_transform(X), (y - y.mean()) / y.std()
 
 
 def el0ps(
@@ -126,10 +116,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--products", action="store_true", help="diabetes, k = 10")
     args = parser.parse_args(argv)
     if args.products:
-        X, y = products()
-        for A in np.delete(X, 20, axis=1), X:
+        X, y, k = next(each for name, *each in instances() if name.endswith("products"))
+        for A in np.delete(X, 20, axis=1), X:  # the square of sex
             beta = 0.5e-4 * len(y)
-            print(A.shape, *ours(A, y, beta, 10, args.seconds), flush=True)
+            print(A.shape, *ours(A, y, beta, k, args.seconds), flush=True)
         return 0
     try:
         el0ps(*data(0, 50, 60), seconds=5)  # compiles

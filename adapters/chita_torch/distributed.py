@@ -47,19 +47,15 @@ class _Packets(Ranks):
         data = host.numpy().tobytes() if len(host) * row <= PACKET else b""
         self._own = len(host), data
         self.agree()
-        most = max(length for length, _ in self._found)
-        every = [host.new_empty((length, *host.shape[1:])) for length, _ in self._found]
-        if most * row <= PACKET:
-            for each, (_, sent) in zip(every, self._found, strict=True):
-                if each.numel():
-                    flat = torch.frombuffer(bytearray(sent), dtype=host.dtype)
-                    each.copy_(flat.reshape(each.shape))
-            return every
-        padded = host.new_zeros((most, *host.shape[1:]))
-        padded[: len(host)] = host
-        wide = [torch.empty_like(padded) for _ in every]
-        self._travel(dist.all_gather, wide, padded, sent=padded)
-        return [each[: len(own)] for each, own in zip(wide, every, strict=True)]
+        lengths = [length for length, _ in self._found]
+        if max(lengths) * row > PACKET:
+            return self._padded(host, lengths)
+        every = [host.new_empty((length, *host.shape[1:])) for length in lengths]
+        for each, (_, sent) in zip(every, self._found, strict=True):
+            if each.numel():
+                flat = torch.frombuffer(bytearray(sent), dtype=host.dtype)
+                each.copy_(flat.reshape(each.shape))
+        return every
 
     def _flags(self, text: str) -> list[str]:
         """What each rank says of its failure, and beside it what is to be gathered."""

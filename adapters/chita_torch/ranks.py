@@ -265,16 +265,17 @@ class Ranks:
         lengths = [_number(0) for _ in range(self.size)]
         own = _number(len(host))
         self._travel(dist.all_gather, lengths, own, sent=own)
-        most = max(int(length) for length in lengths)
-        padded = host.new_zeros((most, *host.shape[1:]))
+        found = self._padded(host, [int(length) for length in lengths])
+        return [each.to(tensor.device) for each in found]
+
+    def _padded(self, host: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """What `gather` returns, of tensors whose lengths are known to all."""
+        padded = host.new_zeros((max(lengths), *host.shape[1:]))
         padded[: len(host)] = host
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        if most:
+        found = [torch.empty_like(padded) for _ in lengths]
+        if len(padded):
             self._travel(dist.all_gather, found, padded, sent=padded)
-        return [
-            each[: int(length)].to(tensor.device)
-            for each, length in zip(found, lengths, strict=True)
-        ]
+        return [each[:length] for each, length in zip(found, lengths, strict=True)]
 
     def gather_to(self, owner: int, rows: Tensor) -> Tensor:
         """All rows, rank after rank, on the owner; elsewhere none."""
