@@ -22,7 +22,7 @@ from .targets import Target
 
 ObjectiveName = Literal["auto", "reconstruction", "gradients"]
 OBJECTIVES = get_args(ObjectiveName)
-ANEW = "reconstruction of the dense network"
+ANEW = "in one step"  # reconstruction of the dense network, where stages end
 
 
 class Objective(Protocol):

@@ -96,7 +96,8 @@ class Stage:
     fits : dict of str to LayerFit
         By reconstruction: of each layer; empty otherwise.
     candidates : dict of str to float
-        With objective "auto": what was compared, and the calibration loss of each.
+        With objective "auto": what was compared, and the calibration loss of each. "in
+        one step" is the dense network reconstructed where stages end.
     taken : str
         Which of them was the least.
     kept : dict of str to int

@@ -399,7 +399,7 @@ def test_stages_never_lose_to_one_reconstruction(mlp):
         model, batches, loss_fn, stages=2, schedule="linear", extra_stages=1, **options
     )
     way, arrived, more = (stage.candidates for stage in staged.stages)
-    anew = "reconstruction of the dense network"
+    anew = "in one step"
     assert arrived[anew] == pytest.approx(expected, rel=1e-6)
     assert anew not in way | more  # once
     assert staged.loss_after <= expected * (1 + 1e-6)
