@@ -175,7 +175,9 @@ def solved(arrays: tuple, k: int, ridge: float) -> Any:
 
 def on(device: Device, arrays: tuple, dtype: str) -> tuple:
     """Bring (A, w_bar, b) to the device in one type."""
-    return tuple(device.to(np.ascontiguousarray(a.astype(dtype))) for a in arrays)
+    return tuple(
+        device.to(np.ascontiguousarray(a, dtype=np.dtype(dtype))) for a in arrays
+    )
 
 
 def parity(device: Device, n: int, p: int, ridge: float) -> list[dict]:
@@ -206,10 +208,11 @@ def parity(device: Device, n: int, p: int, ridge: float) -> list[dict]:
     return out
 
 
-def large(device: Device, n: int, p: int, ridge: float, host: dict | None) -> dict:
+def large(device: Device, instance: tuple, ridge: float, host: dict | None) -> dict:
     """Time the solve, the product and the copy; memory, passes, waits."""
-    arrays = on(device, generate(n, p, trace=131.0), "float32")
+    arrays = on(device, instance, "float32")
     A = arrays[0]
+    n, p = A.shape
     solved(on(device, generate(n, 2000, trace=131.0), "float32"), 200, ridge)
     device.reset()
     before = device.peak()
@@ -395,10 +398,11 @@ def main(argv: list[str] | None = None) -> int:
     records: list[dict] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        host = recorded(args.host, args.n, args.p)
+        instance = generate(args.n, args.p, trace=131.0)
         for device in devices:
             records += parity(device, args.n, args.parity, args.ridge)
-            host = recorded(args.host, args.n, args.p)
-            records.append(large(device, args.n, args.p, args.ridge, host))
+            records.append(large(device, instance, args.ridge, host))
         if any(device.library == "torch" for device in devices):
             records.append(network(args.device))
     zero_copy = no_copy()

@@ -199,7 +199,9 @@ class ResNet20(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
-def load(folder: Path) -> tuple[ResNet20, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def load(
+    folder: Path, device: str = "cpu"
+) -> tuple[ResNet20, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the dense model, and (images, labels) for training and for the test."""
     model = ResNet20()
     with np.load(folder / "resnet20_weights.npz", allow_pickle=False) as archive:
@@ -210,8 +212,9 @@ def load(folder: Path) -> tuple[ResNet20, tuple[Tensor, Tensor], tuple[Tensor, T
         with np.load(folder / f"cifar10_{name}.npz", allow_pickle=False) as archive:
             images = (torch.tensor(archive["x"]).float() / 255 - MEAN) / SD
             labels = torch.tensor(archive["y"]).long()
-        splits.append((images.permute(0, 3, 1, 2).contiguous(), labels))
-    return model.eval(), splits[0], splits[1]
+        images = images.permute(0, 3, 1, 2).contiguous()
+        splits.append((images.to(device), labels.to(device)))
+    return model.eval().to(device), splits[0], splits[1]
 
 
 def batches_of(data: tuple[Tensor, Tensor], size: int = 80) -> list[tuple]:
@@ -224,11 +227,14 @@ def few(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return data[0][:1000], data[1][:1000]
 
 
-def run(folder: Path, mode: str, sparsity: float, seed: int) -> Iterator[dict]:
+def run(
+    folder: Path, mode: str, sparsity: float, seed: int, device: str = "cpu"
+) -> Iterator[dict]:
     """Prune once; yield what is recorded, without BatchNorm recalibration and with."""
-    model, train, test = load(folder)
+    model, train, test = load(folder, device)
     start = time.perf_counter()
     result: dict = {"mode": mode, "sparsity": sparsity, "seed": seed}
+    result |= {} if device == "cpu" else {"device": device}
     if mode == "magnitude":
         prune_by_magnitude(model, sparsity)
     else:
@@ -274,7 +280,7 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     (recomputed on 4,000 images as they are, its accuracy falls from 91.5 to 88.6 %, and
     on these to 91.3 %).
     """
-    black = (-MEAN / SD).reshape(1, 3, 1, 1)
+    black = (-MEAN / SD).reshape(1, 3, 1, 1).to(images.device)
     framed = nn.functional.pad(images - black, (4, 4, 4, 4)) + black
     size, out = images.shape[-1], torch.empty_like(images)
     shifts = torch.randint(9, (len(images), 2), generator=generator).tolist()
@@ -318,6 +324,7 @@ def finetune(
     seed: int,
     epochs: int,
     held: float | None,
+    device: str = "cpu",
 ) -> dict:
     """Train on the 4,000 images: pruned once before, or gradually meanwhile.
 
@@ -325,7 +332,7 @@ def finetune(
     ``held``, a learning rate, on 3,500 of them, and look at the other 500 instead of
     the test images: the recipes were chosen so.
     """
-    model, train, test = load(folder)
+    model, train, test = load(folder, device)
     if held is not None:
         images, labels = train
         train, test = (images[:3500], labels[:3500]), (images[3500:], labels[3500:])
@@ -459,6 +466,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="or cuda")
     parser.add_argument("--again", action="store_true", help="repeat recorded runs")
     parser.add_argument("--table", type=Path, help="write the table, run nothing")
     parser.add_argument("--finetune", action="store_true", help="train while pruned")
@@ -500,11 +508,17 @@ def main(argv: list[str] | None = None) -> int:
                 if options.finetune:
                     runs: Iterable[dict] = [
                         finetune(
-                            folder, mode, sparsity, seed, options.epochs, options.held
+                            folder,
+                            mode,
+                            sparsity,
+                            seed,
+                            options.epochs,
+                            options.held,
+                            options.device,
                         )
                     ]
                 else:
-                    runs = run(folder, mode, sparsity, seed)
+                    runs = run(folder, mode, sparsity, seed, options.device)
                 for result in runs:
                     if not trial:
                         record("resnet20", key | {"mode": result["mode"]}, result)

@@ -74,7 +74,7 @@ class Call:
     x: Tensor
     form: tuple[Any, ...]  # kernel, stride, ...: equal for calls that read x alike
     output_axis: int
-    _rows: Callable[[Tensor, Tensor | None], Tensor]
+    _rows: Callable[[Tensor, Tensor | None], Tensor]  # of x; an index on the host
     _positions: int  # of a sample
 
     @property
@@ -94,7 +94,7 @@ class Call:
         if wanted < count:
             generator = torch.Generator().manual_seed(seed % MODULO)
             drawn = torch.randperm(count, generator=generator)[: max(wanted, 1)]
-            index = drawn.sort().values.to(self.x.device)
+            index = drawn.sort().values
         X = self._rows(self.x, index)
         if self.part.cut:
             X = X.reshape(X.shape[1], self.part.groups, -1).transpose(0, 1)
@@ -194,7 +194,7 @@ def _whole(slot: Slot, groups: int = 1) -> Part:
 
 def _flat_rows(x: Tensor, index: Tensor | None) -> Tensor:
     X = x.detach().reshape(-1, x.shape[-1])
-    return (X if index is None else X[index])[None]
+    return (X if index is None else X[index.to(X.device)])[None]
 
 
 def _addmm(
@@ -327,7 +327,9 @@ def _patches_call(
         if index is None:
             views = views.flatten(2, 1 + n)
         else:
-            where: Any = (..., *torch.unravel_index(index, places))
+            # On the host: on a device, unravel_index waits for it to check the range.
+            drawn = torch.unravel_index(index, places)
+            where: Any = (..., *(axis.to(x.device) for axis in drawn))
             views = views.movedim(list(range(2, 2 + n)), list(range(-n, 0)))[where]
             views = views.movedim(-1, 2)
         N, C, P = views.shape[:3]
