@@ -12,6 +12,10 @@ For each library:
   measured on the device (read and write). The objective and the time of two cores are
   those that `benchmarks.large` recorded for the same size, where it did;
 - how often the host waits for the device, a step;
+- a search among ``--search`` columns of 1,000 rows, k = 10, by the defaults of `solve`
+  (forward selection, swaps, restarts, walkers, the bound), beside the same on the host:
+  products with all columns run where X is, the small matrices of the working set on
+  the host;
 - a network of MLPNet's shape on random images, pruned by `chita_torch.prune` where it
   is, beside the same run on the host.
 
@@ -27,7 +31,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +262,50 @@ def large(device: Device, instance: tuple, ridge: float, host: dict | None) -> d
     return record
 
 
+def chosen(device: Device | None, arrays: tuple, k: int = 10) -> tuple[Any, float]:
+    """Choose k columns by the defaults; the solution and the seconds on the clock."""
+    from chita_sklearn.core import Cardinality, LeastSquares, solve
+
+    wait = nothing if device is None else device.wait
+    X, y = arrays if device is None else map(device.to, arrays)
+    few = LeastSquares(X[:, :2000], y, ridge=1e-2)
+    solve(few, Cardinality(k), random_state=0)  # kernels are compiled
+    wait()
+    start = time.perf_counter()
+    found = solve(LeastSquares(X, y, ridge=1e-2), Cardinality(k), random_state=0)
+    wait()
+    return found, time.perf_counter() - start
+
+
+def search(device: Device, arrays: tuple, host: tuple[Any, float]) -> dict:
+    """Compare a search among many columns with the same on the host."""
+    found, there = chosen(device, arrays)
+    expected, here = host
+    mask = device.to(np.asarray(expected.support))
+    return {
+        "what": "search",
+        "library": device.library,
+        "device": device.name,
+        "n": arrays[0].shape[0],
+        "p": arrays[0].shape[1],
+        "k": int(expected.support.sum()),
+        "seconds": {"host": here, device.library: there},
+        "relative": abs(found.objective / expected.objective - 1),
+        "support_differs": int((found.support != mask).sum()),
+        "gap": float(found.gap),
+    }
+
+
+def columns(n: int, p: int, k: int = 10, seed: int = 0) -> tuple:
+    """Return (X, y) float32: neighbours correlated, .43; k of them at work."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p), dtype=np.float32)
+    X[:, 1:] += np.float32(np.sqrt(1 / 3)) * X[:, :-1]
+    y = X[:, :: p // k][:, :k].sum(axis=1)
+    y += np.float32(2.0) * rng.standard_normal(n, dtype=np.float32)
+    return X, y
+
+
 def recorded(path: Path, n: int, p: int) -> dict | None:
     """Return what `benchmarks.large` recorded for the size; most threads first."""
     if not path.is_file():
@@ -360,6 +408,14 @@ def report(records: list[dict]) -> list[tuple[bool, str]]:
                 )
                 kept = r["device"] == "host" or r["speed_up"] >= 50
             out.append((kept, text))
+        elif r["what"] == "search":
+            times = ", ".join(f"{w} {s:.2f} s" for w, s in r["seconds"].items())
+            text = (
+                f"{r['library']}: {r['k']} of {r['p']:,} columns: {times}; objective "
+                f"within {r['relative']:.1e} of NumPy's, {r['support_differs']} of the "
+                f"support differ, gap {100 * r['gap']:.3g} %"
+            )
+            out.append((r["relative"] <= RTOL["float32"], text))
         else:
             times = ", ".join(f"{w} {s:.2f} s" for w, s in r["seconds"].items())
             losses = ", ".join(f"{w} {v:.4f}" for w, v in r["losses"].items())
@@ -368,6 +424,23 @@ def report(records: list[dict]) -> list[tuple[bool, str]]:
             )
             out.append((r["on_device"], text))
     return out
+
+
+def measured(devices: list[Device], args: argparse.Namespace) -> Iterator[dict]:
+    """Yield what is measured, the quick things first."""
+    for device in devices:
+        yield from parity(device, args.n, args.parity, args.ridge)
+    if any(device.library == "torch" for device in devices):
+        yield network(args.device)
+    instance = generate(args.n, args.p, trace=131.0)
+    host = recorded(args.host, args.n, args.p)
+    for device in devices:
+        yield large(device, instance, args.ridge, host)
+    del instance
+    wide = columns(1000, args.search)
+    expected = chosen(None, wide)
+    for device in devices:
+        yield search(device, wide, expected)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -379,6 +452,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--p", type=int, default=4_200_000)
     parser.add_argument("--parity", type=int, default=42_000, help="columns")
     parser.add_argument("--ridge", type=float, default=1e-2)
+    parser.add_argument("--search", type=int, default=1_000_000, help="columns")
     parser.add_argument("--host", type=Path, default=RESULTS / "large.json")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args(argv)
@@ -395,25 +469,20 @@ def main(argv: list[str] | None = None) -> int:
             "--p 42000 runs the same lines on torch in host memory."
         )
         return 2
-    records: list[dict] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        host = recorded(args.host, args.n, args.p)
-        instance = generate(args.n, args.p, trace=131.0)
-        for device in devices:
-            records += parity(device, args.n, args.parity, args.ridge)
-            records.append(large(device, instance, args.ridge, host))
-        if any(device.library == "torch" for device in devices):
-            records.append(network(args.device))
     zero_copy = no_copy()
     if zero_copy is not None:
         print(f"torch reaches CuPy {'without' if zero_copy else 'WITH'} a copy")
     # Figures of the host are no benchmark of a GPU: kept only if a file is named.
     output = args.output or (RESULTS / "gpu.json" if args.device == "cuda" else None)
-    if output:
-        write_json(output, environment({}), records)
-    for kept, line in report(records):
-        print("pass" if kept else "FAIL", line)
+    records: list[dict] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for record in measured(devices, args):  # a run that is cut short has said much
+            records.append(record)
+            for kept, line in report([record]):
+                print("pass" if kept else "FAIL", line, flush=True)
+            if output:
+                write_json(output, environment({}), records)
     return 0
 
 

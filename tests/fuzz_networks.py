@@ -236,7 +236,7 @@ class Maker:
         if self.rng.random() < 0.1:
             model.requires_grad_(requires_grad=False)
         if self.rng.random() < 0.1:
-            model = nn.DataParallel(model)
+            model = in_parallel(model)
         dtype = self.rng.choice([torch.float32] * 6 + [torch.float64, torch.bfloat16])
         return model.to(dtype).train(self.rng.random() < 0.5), dtype
 
@@ -330,6 +330,13 @@ def faults(seed):
         if not bool(torch.isfinite(model.eval()(batches[0][0])).all()):
             found.append("outputs are not finite")
     return found + held(model, batches)
+
+
+def in_parallel(model):
+    """Wrap a model, and leave it on the host where there are GPUs to move it to."""
+    model = nn.DataParallel(model).cpu()
+    model.device_ids = []
+    return model
 
 
 def bare(model):

@@ -1,13 +1,14 @@
 """The default solver against exhaustive search, on every support of small problems.
 
 The oracle shares no code with the library: it stacks the weighted rows, a column of
-ones for the intercept and sqrt(mu) I for the ridge term, and calls numpy's lstsq for
+ones for the intercept and sqrt(mu) I for the ridge term, and calls numpy's svd for
 each support.
 """
 
 import itertools
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -38,35 +39,44 @@ class Problem:
         """F at w = 0 without intercept: what rounding is compared with."""
         return 0.5 * float(np.mean(self.y**2)) + 1e-300
 
-    def objective(self, support):
-        """Smallest F with non-zeros in `support` only."""
+    @cached_property
+    def rows(self):
+        """A, its last column that of the intercept, and b: F = ||b - A w||^2 / 2n."""
         n, p = self.X.shape
         s = np.ones(n) if self.weights is None else self.weights
         prior = np.zeros(p) if self.prior is None else self.prior
-        support = list(support)
-        root, mu = np.sqrt(s)[:, None], s.sum() * self.ridge
-        rows = (
-            [self.X[:, support], np.ones((n, 1))]
-            if self.intercept
-            else [self.X[:, support]]
-        )
-        A = root * np.hstack(rows)
-        b = root[:, 0] * self.y
-        penalty = np.zeros((len(support), A.shape[1]))
-        penalty[:, : len(support)] = np.sqrt(mu) * np.eye(len(support))
-        A = np.vstack([A, penalty])
-        b = np.concatenate([b, np.sqrt(mu) * prior[support]])
-        w = np.linalg.lstsq(A, b, rcond=None)[0]
-        outside = np.delete(prior, support)
-        return (np.sum((b - A @ w) ** 2) + mu * np.sum(outside**2)) / (2 * s.sum())
+        mu = s.sum() * self.ridge
+        A = np.zeros((n + p, p + 1))
+        A[:n, :p], A[n:, :p] = self.X, np.sqrt(mu) * np.eye(p)
+        A[:n, p] = self.intercept
+        A[:n] *= np.sqrt(s)[:, None]
+        return A, np.concatenate([np.sqrt(s) * self.y, np.sqrt(mu) * prior]), s.sum()
+
+    def objectives(self, supports):
+        """Smallest F with non-zeros in each support only, shape (m, k) to (m,).
+
+        What the singular vectors of its columns leave of b; those of singular values
+        that are zero to rounding, as lstsq of NumPy sees it, are no part of them.
+        """
+        A, b, total = self.rows
+        supports = np.atleast_2d(supports)
+        intercept = np.full((len(supports), 1), A.shape[1] - 1)
+        M = A[:, np.hstack([supports, intercept])].transpose(1, 0, 2)
+        U, sigma, _ = np.linalg.svd(M, full_matrices=False)
+        lowest = np.finfo(float).eps * max(M.shape[1:]) * sigma[:, :1]
+        U = U * (sigma > lowest)[:, None, :]
+        left = b - (U @ (np.swapaxes(U, 1, 2) @ b)[..., None])[..., 0]
+        return np.sum(left**2, axis=1) / (2 * total)
+
+    def objective(self, support):
+        """Smallest F with non-zeros in `support` only."""
+        return float(self.objectives(np.asarray(list(support), dtype=int))[0])
 
     def best_objectives(self):
         """The optimum of F for k = 1..p: all 2^p supports."""
         p = self.X.shape[1]
-        return {
-            k: min(self.objective(S) for S in itertools.combinations(range(p), k))
-            for k in range(1, p + 1)
-        }
+        every = {k: list(itertools.combinations(range(p), k)) for k in range(1, p + 1)}
+        return {k: float(self.objectives(S).min()) for k, S in every.items()}
 
     def omp_objective(self, k):
         """F of the support that OMP finds on the same rows, re-solved."""

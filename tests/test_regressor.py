@@ -1030,3 +1030,21 @@ def test_a_pickle_that_lacks_a_newer_parameter_predicts_and_says_what_it_lacks()
     for use in (clone, lambda m: m.fit(X, X[:, 0])):
         with pytest.raises(AttributeError, match="release that had no standardize"):
             use(again)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+@pytest.mark.parametrize("solver", ["auto", "swap", "exact"])
+def test_of_columns_that_are_multiples_the_first_is_chosen(ridge, solver):
+    # Rounding must not decide: it differs between machines and releases of BLAS.
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((60, 20))
+        y = X[:, :4] @ [3, -2, 2, 1] + 0.1 * rng.standard_normal(60)
+        twins = X[:, [0, 1, 2, 3]] * [7.0, -1 / 3, 1e3, 1.1] + [5, 0, 0, -2]
+        # The twins stand first, among others, or last.
+        order = rng.permutation(24)
+        A = np.hstack([X, twins])[:, order]
+        place = np.argsort(order)
+        first = np.sort(np.minimum(place[:4], place[20:]))
+        model = ChitaRegressor(4, ridge=ridge, solver=solver, random_state=seed)
+        assert_array_equal(model.fit(A, y).support_, first)

@@ -360,7 +360,9 @@ def test_an_optimizer_of_another_model_is_refused(mlp):
 def test_names_are_those_of_the_model_inside_its_wrappers(mlp):
     model, batches, loss_fn = mlp
     names = {"0.weight", "2.weight", "4.weight"}
-    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+    parallel = nn.DataParallel(model).cpu()  # also where there are GPUs to move to
+    parallel.device_ids = []
+    for wrapped in (parallel, torch.compile(model, backend="eager")):
         report = prune(wrapped, batches, loss_fn, sparsity=0.5, ridge=0.1, **QUICK)
         assert report.masks.keys() == names
         optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)

@@ -28,6 +28,7 @@ from ..problem.columns import Columns
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
 from ..refit.minimum import EXACT, bounded, settled
+from ..search.equal_columns import EQUAL
 from ..solution import Solution
 
 CHUNK = 2**20  # numbers in a batch of Gram matrices
@@ -77,14 +78,16 @@ def enumerate_supports(problem: LeastSquares, pattern: Pattern) -> Solution:
         keep = scored.most >= known
         tried.append(_Scores(*(part[keep] for part in scored)))
     S, least, most = (np.concatenate(parts) for parts in zip(*tried, strict=True))
-    order = np.argsort(-least, kind="stable")
+    # Of supports that rounding alone tells apart, the first: see `first_of_equals`.
+    equal = least >= known - EQUAL * abs(known)
+    order = np.argsort(-np.where(equal, known, least), kind="stable")
     order = order[most[order] >= known]
     best, rivals = _refitted(problem, S[order[0]]), math.inf
     for refits, i in enumerate(order[1:], start=1):
         reach = score.at_zero * (1 - 8 * EPS) - most[i]
         if refits < REFITS and reach < best.objective * (1 - EXACT):
             found = _refitted(problem, S[i])
-            if found.objective < best.objective:
+            if found.objective < best.objective * (1 - EXACT):
                 best, found = found, best
             reach = found.lower_bound
         rivals = min(rivals, reach)

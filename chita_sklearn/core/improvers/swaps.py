@@ -28,6 +28,7 @@ from ..linalg import inverse, one_thread
 from ..patterns.matroids import Pattern
 from ..problem.least_squares import LeastSquares
 from ..refit.backsolve import backsolve, unsolved
+from ..search.equal_columns import first_of_equals
 from ..search.local_search import GAIN, NOISE, best_start, improve
 from ..search.swap_state import add_gains, swap_gains
 from ..search.working_set import WorkingSet
@@ -126,6 +127,7 @@ def swaps(
             stopped = stop(W.members[local])
             if search is not None and not stopped:
                 local = search(W, local, partial(_ask, stop, W.members))
+            local = first_of_equals(W, local, problem.mu)
         S, unchanged = W.members[local], np.array_equal(local, S_W)
         if stopped or unchanged or room == p:
             status = Status.STOPPED if stopped else Status.CONVERGED
