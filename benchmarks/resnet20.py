@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from chita_torch import GradualPruner, keep_pruned, prune
 from chita_torch.objective import ObjectiveName
 from chita_torch.state import recalibrate_batchnorm
+from chita_torch.targets import FIRST_SPARSITY
 
 from .pruning_data import data_folder, record, recorded
 from .pruning_runs import (
@@ -115,6 +116,7 @@ class Recipe(NamedTuple):
     objective: ObjectiveName = "gradients"  # of the pruning
     augmented: bool = False  # shifted and mirrored anew in each epoch
     stages: int = 1  # several: pruned before as by "defaults", with 1,000 images
+    before: float = 1.0  # so far at most; what is left to prune goes while it trains
 
 
 FINETUNE = {
@@ -133,10 +135,14 @@ FINETUNE = {
     "distilled, 5 stages": Recipe(
         0.01, TEMPERATURE, warm_up=True, objective="auto", stages=5
     ),
+    "distilled, 5 stages, gradual": Recipe(
+        0.03, TEMPERATURE, warm_up=True, objective="auto", stages=5, before=0.9
+    ),
     "distilled, one-shot, no warm-up": Recipe(0.03, TEMPERATURE),
     "distilled, one-shot, rate 0.01": Recipe(0.01, TEMPERATURE),
 }
 PRUNINGS = 11  # of gradual pruning, in less than two epochs
+FURTHER = range(0, 61, 10)  # prunings of a network that was pruned most of the way
 SPARING = (
     "layers",
     "defaults",
@@ -305,6 +311,12 @@ def distilled_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Te
     return entropy + distillation(outputs, target, TEMPERATURE)
 
 
+def onward(before: float, sparsity: float) -> Callable[[int, int], float]:
+    """Return the cubic schedule that starts from a sparsity reached before."""
+    share = (before - FIRST_SPARSITY) / (sparsity - FIRST_SPARSITY)
+    return lambda t, stages: 1 - (1 - share) * (1 - t / (stages - 1)) ** 3
+
+
 def learning_rate(
     optimizer: torch.optim.Optimizer, steps: int, rising: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -352,19 +364,39 @@ def finetune(
     )
     scheduler = learning_rate(optimizer, steps, last if recipe.warm_up else 0)
     options = {"samples_per_gradient": 8, "progress": False, "random_state": seed}
+    gradually = {
+        "n_gradients": 200,
+        "first_order": False,
+        "recalibrate_batchnorm": True,
+    }
     if recipe.stages > 1:
+        before = min(sparsity, recipe.before)
         prune(
             model,
             batches_of(few(train), 50),
             loss_fn,
             objective=recipe.objective,
-            sparsity=sparsity,
+            sparsity=before,
             stages=recipe.stages,
             schedule="cubic",
             progress=False,
             random_state=seed,
         )
-        holder = keep_pruned(model, optimizer)
+        if before == sparsity:
+            holder = keep_pruned(model, optimizer)
+        else:  # the first of these keeps what there is, and holds its zeros
+            holder = GradualPruner(
+                model,
+                optimizer,
+                batches,
+                loss_fn,
+                at=FURTHER,
+                objective="gradients",
+                sparsity=sparsity,
+                schedule=onward(before, sparsity),
+                **gradually,
+                **options,
+            )
     elif "one-shot" in mode:
         prune(
             model,
@@ -385,9 +417,7 @@ def finetune(
             at=range(0, last + 1, every),
             objective=recipe.objective,
             sparsity=sparsity,
-            n_gradients=200,
-            first_order=False,
-            recalibrate_batchnorm=True,
+            **gradually,
             **options,
         )
     with holder:
