@@ -26,7 +26,7 @@ from array_api_compat import (
     is_torch_namespace,
 )
 from scipy.linalg.blas import dgemm, dger
-from scipy.linalg.lapack import dpotrf, dpotri, dtpqrt
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtpqrt, spotrf, spotrs
 from threadpoolctl import ThreadpoolController
 
 from .arrays import Array, on_host
@@ -37,6 +37,7 @@ from .arrays import Array, on_host
 REFLECTED, JOINING, JOINING_LEAST = 16, 4, 256
 MIRRORED = 64  # rows of a matrix that are mirrored together, in the cache
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
 ZERO = 1e-12  # of the largest eigenvalue: one that is no more is rounding
 
 
@@ -244,7 +245,7 @@ def _factor(M: Array, wait: bool = True) -> tuple[Array, Array]:
     floor = 4 * M.shape[0] * float(xp.finfo(M.dtype).eps) * xp.linalg.diagonal(M)
     good: Array = True
     if is_numpy_namespace(xp):
-        (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (M,))
+        potrf = dpotrf if M.dtype == xp.float64 else spotrf
         # LAPACK works in place on columns; M is symmetric.
         L, info = potrf(M.T, lower=True, clean=False, overwrite_a=True)
         good = info == 0
@@ -274,7 +275,10 @@ def _with_diagonal(M: Array, values: Array) -> Array:
     """M with another diagonal; in place where the library can."""
     xp = array_namespace(M)
     values = xp.astype(values, M.dtype, copy=False)
-    if is_numpy_namespace(xp) or is_torch_namespace(xp) or is_cupy_namespace(xp):
+    if is_numpy_namespace(xp):
+        np.fill_diagonal(M, values)
+        return M
+    if is_torch_namespace(xp) or is_cupy_namespace(xp):
         i = xp.arange(M.shape[0], device=device(M))
         M[i, i] = values
         return M
@@ -334,7 +338,8 @@ def cholesky_solve(L: Array, B: Array) -> Array:
     """Solve ``L L' X = B`` for a lower factor L; B is a vector or a matrix."""
     xp = array_namespace(L)
     if is_numpy_namespace(xp):
-        return scipy.linalg.cho_solve((L, True), B, check_finite=False)
+        potrs = dpotrs if L.dtype == xp.float64 else spotrs
+        return potrs(L, B, lower=True)[0]
     columns = B[:, None] if B.ndim == 1 else B
     if is_torch_namespace(xp):
         X = xp.cholesky_solve(columns, L)

@@ -31,10 +31,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
+
+from array_api_compat import is_numpy_namespace
 
 from ..arrays import Array, numbers
 from ..certificate import Fixed, certified, decided, relative_gap
-from ..linalg import EPS
+from ..linalg import EPS, TINY
 from ..patterns.matroids import Pattern
 from ..problem.base import Rows
 from ..refit.backsolve import backsolve, backsolver
@@ -42,10 +45,19 @@ from ..refit.base import SupportSolver
 from ..refit.minimum import bounded, minimum_on
 from ..solution import Solution, Status, with_bound
 
-HALVINGS = 12  # of the interval in a line search
-# A bound below zero that 5 steps do not bring to a third of its size is given up, where
-# A has so many numbers that further steps would be felt.
-HOPELESS, SHRINK, COSTLY = 5, 1 / 3, 2**20
+# Of a line search: how often D is asked for between the ends, at most, and the share of
+# D that its maximum may be above the best value found.
+LOOKS, LEVEL = 4, 1e-4
+# Where two supports tie, rounding would say which is the best: D is asked for a little
+# before, where one of them is.
+BEFORE = 1 - 1e-3
+# A bound below zero is given up where, after all steps, it would still be below -REACH
+# times the objective if it went on as in the last SEEN steps (a guess, and the further
+# off the fewer they are); and, where A has so many numbers that further steps would be
+# felt (COSTLY), where STEPS do not bring it to a third of its size. The optimum is at
+# least 0, whatever the bound.
+SEEN_REACH = ((6, 5.0), (10, 0.25))
+STEPS, SHRINK, COSTLY = 6, 1 / 3, 2**20
 PATIENCE, STALL = 5, 0.25  # stop when 5 feasible points close less of the gap
 
 
@@ -67,14 +79,14 @@ class Dual:
 
     def scores(self, u: Array) -> Array:
         """c^2 = (u + mu w_bar)^2, whose largest allowed sum enters D."""
-        return self._followed(self._pull(u)) ** 2
+        return self.followed(self.pull(u)) ** 2
 
-    def _pull(self, u: Array) -> Array:
+    def pull(self, u: Array) -> Array:
         """c = u + mu w_bar."""
         problem = self.problem
         return u if problem.prior is None else u + problem.mu * problem.prior
 
-    def _followed(self, c: Array) -> Array:
+    def followed(self, c: Array) -> Array:
         """c, or 0 where the sign asked of a coefficient does not let it follow c."""
         signs = self.problem.signs
         if signs is None:
@@ -116,32 +128,112 @@ class Dual:
     ) -> tuple[Array, Array, Array]:
         """Maximise D on the segment from alpha `to` another; no product with A.
 
-        D is concave, so the slope's sign is bisected. Returns alpha, u = A'alpha and
-        D(alpha), the last without its rounding term.
+        Along it D is the least of some parabolas, one for each support. The two that D
+        follows at the ends of an interval bound it from above inside: D is asked for
+        where the lower of them is highest, which ends the interval from then on.
+        Returns alpha, u = A'alpha and D(alpha), the last without its rounding term.
         """
-        problem, xp, space = self.problem, self.problem.xp, self.space
-        da, du = to - alpha, u_to - u
-        at_0, bend = (problem.b - alpha) @ da, da @ da
-        c = self._pull(u)
-        # All of it stays on the device: a scalar asked for would wait for the device.
-        zero, one = xp.zeros_like(bend), xp.ones_like(bend)
-        low, high = zero, one
-        for halving in range(HALVINGS + 1):
-            t = one if halving == 0 else 0.5 * (low + high)
-            c_t = self._followed(c + t * du)
-            pull = space.sum_of_best(self.pattern, c_t**2, c_t * du)
-            slope = at_0 - t * bend - pull / problem.mu
-            low, high = xp.where(slope >= 0, t, low), xp.where(slope >= 0, high, t)
-        alpha, u = alpha + low * da, u + low * du
-        return alpha, u, self.value(alpha, u)
+        xp = self.problem.xp
+        line = _Segment(self, alpha, u, to - alpha, u_to - u)
+        # On a device all of it stays there: a scalar asked for would wait for it.
+        zero = xp.zeros_like(line.bend)
+        low, high = line.at(zero), line.at(zero + 1.0)
+        best = _chosen(xp, high.value > low.value, high, low)
+        done, host = zero > 1.0, is_numpy_namespace(xp)
+        for _ in range(LOOKS):
+            t, most = _highest(xp, low, high)
+            if self.problem.signs is None:  # with signs the parabolas are no bounds
+                done = done | (most - best.value <= LEVEL * xp.abs(best.value))
+            if host and done:
+                break
+            here = line.at(t)
+            best = _chosen(xp, (here.value > best.value) & ~done, here, best)
+            rising = here.slope >= 0
+            low, high = _chosen(xp, rising, here, low), _chosen(xp, rising, high, here)
+        return alpha + best.t * line.da, u + best.t * line.du, best.value
 
     def value(self, alpha: Array, u: Array) -> Array:
         """D(alpha) without its rounding term, given u = A'alpha."""
-        problem, space, c2 = self.problem, self.space, self.scores(u)
-        value = problem.b @ alpha - 0.5 * (alpha @ alpha)
-        chosen = space.sum_of_best(self.pattern, c2, c2)
-        value = value - 0.5 * chosen / problem.mu
-        return value + self._constant
+        c2 = self.scores(u)
+        (chosen,) = self.space.sums_of_best(self.pattern, c2, c2)
+        return self.smooth(alpha) - 0.5 * chosen / self.problem.mu
+
+    def smooth(self, alpha: Array) -> Array:
+        """D(alpha) without the term of the scores."""
+        return self.problem.b @ alpha - 0.5 * (alpha @ alpha) + self._constant
+
+
+class _Parabola(NamedTuple):
+    """What D follows at t along a segment: value + slope (x - t) - bend (x - t)^2 / 2.
+
+    All 0-d arrays; bend > 0.
+    """
+
+    t: Array
+    value: Array
+    slope: Array
+    bend: Array
+
+    def at(self, x: Array) -> Array:
+        """The height at x."""
+        return self.value + (x - self.t) * (self.slope - 0.5 * self.bend * (x - self.t))
+
+
+class _Segment:
+    """D along a segment: alpha + t da, u + t du."""
+
+    def __init__(
+        self, function: Dual, alpha: Array, u: Array, da: Array, du: Array
+    ) -> None:
+        self.da, self.du, self._function = da, du, function
+        self._c, self._value = function.pull(u), function.smooth(alpha)
+        self._rise, self.bend = (function.problem.b - alpha) @ da, da @ da
+
+    def at(self, t: Array) -> _Parabola:
+        """The parabola of the support that attains the maximum at t."""
+        function, du = self._function, self.du
+        c = function.followed(self._c + t * du)
+        if function.problem.signs is not None:
+            du = function.problem.xp.where(c == 0, c, du)
+        c2, mu = c * c, function.problem.mu
+        sums = function.space.sums_of_best(function.pattern, c2, c2, c * du, du * du)
+        height, rise, bend = (each / mu for each in sums)
+        value = self._value + t * (self._rise - 0.5 * t * self.bend) - 0.5 * height
+        slope = self._rise - t * self.bend - rise
+        return _Parabola(t, value, slope, self.bend + bend + TINY)
+
+
+def _chosen(xp: Any, first: Array, one: _Parabola, other: _Parabola) -> _Parabola:
+    """One where `first`, else the other."""
+    pairs = zip(one, other, strict=True)
+    return _Parabola(*(xp.where(first, *pair) for pair in pairs))
+
+
+def _highest(xp: Any, low: _Parabola, high: _Parabola) -> tuple[Array, Array]:
+    """Where between two points the lower of their parabolas is highest, and how high.
+
+    At the top of one that is below the other, or where they cross.
+    """
+    width, none = high.t - low.t, 0 * low.t
+
+    def part(x: Array, y: Array) -> Array:
+        """x / y between 0 and the width."""
+        x, y = xp.maximum(x, none), xp.maximum(y, none)
+        far = x >= width * y
+        return xp.where(far, width, x / xp.where(far, none + 1.0, y))
+
+    # low.at(x) - high.at(x) = gap + lean h - bow h^2 / 2 for h = x - low.t; in units in
+    # which their squares are numbers.
+    gap = low.value - high.at(low.t)
+    lean, bow = low.slope - high.slope - high.bend * width, low.bend - high.bend
+    size = xp.maximum(xp.maximum(xp.abs(gap), xp.abs(lean)), xp.abs(bow)) + TINY
+    gap, lean, bow = gap / size, lean / size, bow / size
+    root = xp.sqrt(xp.maximum(lean**2 + 2 * bow * gap, none))
+    t = low.t + BEFORE * part(-2 * gap, lean + root)
+    tops = low.t + part(low.slope, low.bend), high.t - part(-high.slope, high.bend)
+    for top, one, other in zip(tops, (low, high), (high, low), strict=True):
+        t = xp.where(one.at(top) <= other.at(top), top, t)
+    return t, xp.minimum(low.at(t), high.at(t))
 
 
 def certify(problem: Rows, pattern: Pattern, solution: Solution) -> Solution:
@@ -202,7 +294,7 @@ def dual(
         status: Status | None = None
         if on_step is not None and on_step(best.coef):
             status = Status.STOPPED
-        elif t >= HOPELESS and expensive and value < SHRINK * values[t - HOPELESS] <= 0:
+        elif hopeless(values, lowest, max_iter, expensive):
             status = Status.CONVERGED  # too small a ridge to prove anything with
         elif t + 1 == max_iter:
             status = Status.MAX_ITER
@@ -234,6 +326,23 @@ def dual(
         status=status or Status.MAX_ITER,
         history=(*best.history, note),
     )
+
+
+def hopeless(
+    values: list[float], objective: float, steps: int, expensive: bool
+) -> bool:
+    """Whether a bound, of which these are the values step by step, gets nowhere."""
+    done, value = len(values) - 1, values[-1]
+    if value >= 0:
+        return False
+    if expensive and done >= STEPS and value < SHRINK * values[-1 - STEPS]:
+        return True
+    for seen, reach in SEEN_REACH:
+        if done >= seen:
+            shrink = (value / values[-1 - seen]) ** ((steps - done) / seen)
+            if value * shrink < -reach * objective:
+                return True
+    return False
 
 
 def _certified(

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..linalg import inverse
+from ..linalg import TINY, inverse
 from ..search.local_search import backward
 from ..search.swap_state import swap_gains
 from ..search.walkers import distinct, mixed, randomised_forward, walk
-from ..search.working_set import TINY, WorkingSet
+from ..search.working_set import WorkingSet
 
 # Supports that walk together, and steps between two mixings: twice as many of either
 # cost twice the time and found as much. The best third is kept and mixed.

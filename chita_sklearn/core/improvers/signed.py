@@ -32,7 +32,7 @@ from ..search.cone import Cone, exchange_bounds, leaving
 from ..search.local_search import GAINED
 from ..search.working_set import WorkingSet
 from ..solution import Solution, Status, with_bound
-from .dual import HOPELESS, SHRINK, Dual, costly
+from .dual import Dual, costly, hopeless
 
 ROOM, MORE = 6, 150  # columns of a working set: ROOM k, and k + MORE, at least
 ROUNDS = 20  # working sets at most
@@ -208,11 +208,7 @@ def bound_signed(
         to = problem.residual(w)
         alpha, u, value = function.climb(alpha, u, to, problem.rmatvec(to))
         values.append(float(value))
-        if (
-            expensive
-            and t >= HOPELESS
-            and values[t] < SHRINK * values[t - HOPELESS] <= 0
-        ):
+        if hopeless(values, solution.objective, steps, expensive):
             break  # too small a ridge to prove anything with
     best = with_bound(solution, max(function.bound(alpha), 0.0))
     note = f"dual ascent: {t} steps"

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 class Columns(Selection):
     """A_S for a few columns S of a `LeastSquares`, and products with it.
 
-    Held where it is small beside X; else read again for each product, in blocks of
-    rows where columns must be gathered, so that of a tall X no large part is copied.
+    Held where it is small beside X and may be `copied`; else read again for each
+    product, in blocks of rows where columns must be gathered, so that of a tall X no
+    large part is copied.
     """
 
-    def __init__(self, problem: LeastSquares, S: Array) -> None:
+    def __init__(self, problem: LeastSquares, S: Array, copied: bool = True) -> None:
         self.problem, self.S = problem, S
         n = problem.n_rows
         step = max(problem._gram_block // max(S.shape[0], 1), 1)
         self._rows = [slice(i, min(i + step, n)) for i in range(0, n, step)]
         self._held: Array = None
-        if step >= n:
+        if step >= n and copied:
             self._rows, self._held = [slice(None)], problem.columns(S)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:

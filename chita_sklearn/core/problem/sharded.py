@@ -91,11 +91,10 @@ class ShardedSpace(Space):
         assert pattern.is_uniform
         return self.top_k(score, pattern.size)
 
-    def sum_of_best(self, pattern: Pattern, score: Array, x: Array) -> Array:
-        """Return that sum by one message: the entries travel with their scores."""
+    def sums_of_best(self, pattern: Pattern, score: Array, *x: Array) -> list[Array]:
+        """Return those sums by one message: the entries travel with their scores."""
         assert pattern.is_uniform
-        _, sums = self._ranked(score, pattern.size, x)
-        return sums.sum()
+        return [sums.sum() for sums in self._ranked(score, pattern.size, *x)[1:]]
 
     def restrict(self, pattern: Pattern, index: Array) -> Pattern:  # noqa: D102
         return pattern  # a number of coordinates, wherever they are

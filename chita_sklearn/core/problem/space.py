@@ -67,9 +67,10 @@ class Space:
         """Mask of the support that a pattern allows with the largest score sum."""
         return pattern.best_mask(score)
 
-    def sum_of_best(self, pattern: Pattern, score: Array, x: Array) -> Array:
-        """Return the sum of x_j over the support that `best_mask` chooses."""
-        return self.sum_over(self.best_mask(pattern, score), x)
+    def sums_of_best(self, pattern: Pattern, score: Array, *x: Array) -> list[Array]:
+        """Return the sum of each x over the support that `best_mask` chooses."""
+        chosen = self.xp.astype(self.best_mask(pattern, score), score.dtype)
+        return [each @ chosen for each in x]
 
     def restrict(self, pattern: Pattern, index: Array) -> Pattern:
         """Return a pattern on the coordinates `index` alone, of all processes."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, Self
 
 from ..arrays import Array, array_namespace, indices, numbers, scatter
@@ -190,14 +189,14 @@ class Backsolver(SupportSolver):
                 zeros = self.problem.zeros(self.problem.p)
                 return Minimiser(zeros, self.problem.b, None)
             if size <= self.problem.n_rows:
-                return self._tall(S, self.problem.xp.take(self._z, S))
+                return self._tall(S, self.problem.xp.take(self._z, S), within)
             self._hold()  # a mixture of supports that are each smaller than n
         return self._wide(within)
 
     def minimum(self) -> Array:  # noqa: D102
         problem = self.problem
         if self._held is None:
-            w, r, _ = self.solve()
+            w, r, _ = self.solve(within=float("inf"))
             return problem.value(w, r)
         d, x, _ = self._factored()
         left = problem.zeros(problem.p)
@@ -216,18 +215,21 @@ class Backsolver(SupportSolver):
         if self._held is not None:
             self.problem.grams[:] = [*self.problem.grams[-1:], self._held]
 
-    def _tall(self, S: Array, z_S: Array) -> Minimiser:
+    def _tall(self, S: Array, z_S: Array, within: float = SUBOPTIMAL) -> Minimiser:
         # In v = w / sqrt(z) the ridge is mu/2 ||v - sqrt(z) w_bar||^2 and the columns
         # sqrt(z) a. (Not in delta: where w_bar is far from any w that fits, d would be
         # large beside b, and what is negligible beside d would not be beside b.)
-        problem, A_S = self.problem, Columns(self.problem, S)
+        problem, rows = self.problem, self._rows
+        rough = within == float("inf") and problem.mu > 0
+        # Two products with all of X take less time than a copy of some columns.
+        A_S = Columns(problem, S, copied=rows is None or not rough)
         root = problem.xp.sqrt(z_S)
         centre = problem.zeros(S.shape[0])
         if problem.prior is not None:
             centre = root * problem.xp.take(problem.prior, S)
-        gram = A_S.gram if self._rows is None else partial(self._rows.gram, S)
-        b, mu = problem.b, problem.mu
-        v, self.damping = ridge_solve(A_S, gram(), root, b, mu, centre)
+        G = A_S.gram() if rows is None else rows.gram(S)
+        b, mu, most = problem.b, problem.mu, 0 if rough else REFINEMENTS
+        v, self.damping = ridge_solve(A_S, G, root, b, mu, centre, most)
         w = root * v
         return Minimiser(scatter(problem.p, S, w), b - A_S.dot(w), None)
 
@@ -290,7 +292,13 @@ def _differing(change: tuple[_Held, Array, int, Array, int]) -> int:
 
 
 def ridge_solve(
-    A_S: Columns, G: Array, root: Array, b: Array, mu: float, centre: Array
+    A_S: Columns,
+    G: Array,
+    root: Array,
+    b: Array,
+    mu: float,
+    centre: Array,
+    refinements: int = REFINEMENTS,
 ) -> tuple[Array, float]:
     """Minimise 1/2 ||b - B v||^2 + mu/2 ||v - centre||^2 for B = A_S diag(root).
 
@@ -306,7 +314,7 @@ def ridge_solve(
     L, damping = damped_cholesky(G, mu, overwrite=True)
     v = cholesky_solve(L, rhs)
     scale, last = float(xp.linalg.vector_norm(rhs)), float("inf")
-    for _ in range(REFINEMENTS):
+    for _ in range(refinements):
         lost = root * A_S.tdot(b - A_S.dot(root * v)) - mu * (v - centre)
         error = float(xp.linalg.vector_norm(lost))
         if error <= ACCURACY * scale or error > 0.5 * last:
@@ -348,7 +356,7 @@ class SpreadBacksolver(Backsolver):
         solved = super()._solved
         return problem.comm.share(0, lambda: solved(L, rhs), rhs)
 
-    def _tall(self, S: Array, z_S: Array) -> Minimiser:
+    def _tall(self, S: Array, z_S: Array, within: float = SUBOPTIMAL) -> Minimiser:
         problem: Any = self.problem
 
         def work(part: LeastSquares, z: Array) -> list[Any]:

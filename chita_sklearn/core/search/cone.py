@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..linalg import inverse
+from ..linalg import TINY, inverse
 from ..refit.nonnegative import nonnegative
 from .local_search import GAIN, NOISE
 from .swap_state import DEPENDENT
-from .working_set import TINY, WorkingSet
+from .working_set import WorkingSet
 
 ENOUGH = 8  # pairs that are refitted at most, once one of them gains
 

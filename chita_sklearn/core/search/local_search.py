@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg.blas import dtrsm, dtrsv
 
-from ..linalg import factor, minus
+from ..linalg import TINY, factor, minus
 from .swap_state import SwapState, joining
-from .working_set import TINY, WorkingSet
+from .working_set import WorkingSet
 
 # Shares of k by which forward selection goes too far, before the excess is dropped.
 EXCESS = (0.25, 1.0)

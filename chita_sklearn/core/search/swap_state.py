@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..linalg import inverse, minus
-from .working_set import TINY, WorkingSet
+from ..linalg import TINY, inverse, minus
+from .working_set import WorkingSet
 
 DEPENDENT = 1e-9  # d_j / H_jj below which column j depends on the support's
 HUGE = float(np.finfo(np.float64).max)

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..linalg import inverse
+from ..linalg import TINY, inverse
 from .local_search import GAINED, NOISE
 from .swap_state import joining, own_part
-from .working_set import TINY, WorkingSet
+from .working_set import WorkingSet
 
 # Steps that a coordinate swapped out stays out, drawn for each; one swapped in stays in
 # for half as many.

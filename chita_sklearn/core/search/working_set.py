@@ -11,7 +11,7 @@ from copy import copy
 import numpy as np
 
 from ..arrays import Array, to_host
-from ..linalg import inverse
+from ..linalg import TINY, inverse
 from ..patterns.matroids import Pattern
 from ..problem.base import Quadratic
 
@@ -19,7 +19,6 @@ from ..problem.base import Quadratic
 MOSTLY = 16
 # Share of X that may be copied to form rows of H one by one.
 COPIED = 1 / 8
-TINY = float(np.finfo(np.float64).tiny)
 
 
 def spare(problem: Quadratic) -> int:
