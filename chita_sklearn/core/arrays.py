@@ -108,7 +108,7 @@ def cast_block(x: Array) -> int:
     """How many numbers of x to work on at a time.
 
     On a CPU 1 MB, which stays in the cache between the cast and its use; on an
-    accelerator enough to make the launches of kernels cheap beside their work.
+    accelerator so many that launching a kernel takes little of its time.
     """
     return 2**17 if on_host(x) else 2**26
 

@@ -152,7 +152,7 @@ def solve(
         status=status,
         n_iter=max(solution.n_iter, 1),
         history=(why, *solution.history, *late),
-        others=tuple(_beside(problem, one, bound) for one in found[1:]),
+        others=tuple(_rival(problem, one, bound) for one in found[1:]),
     )
 
 
@@ -181,7 +181,7 @@ def _as_returned(problem: Any, coef: Array) -> tuple[Array, float]:
     return coef, measured(problem, coef)
 
 
-def _beside(problem: Any, solution: Solution, bound: float) -> Solution:
+def _rival(problem: Any, solution: Solution, bound: float) -> Solution:
     """A solution that is not the answer, above the same bound."""
     coef, objective = _as_returned(problem, solution.coef)
     return replace(

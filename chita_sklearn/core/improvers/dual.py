@@ -48,14 +48,14 @@ from ..solution import Solution, Status, with_bound
 # Of a line search: how often D is asked for between the ends, at most, and the share of
 # D that its maximum may be above the best value found.
 LOOKS, LEVEL = 4, 1e-4
-# Where two supports tie, rounding would say which is the best: D is asked for a little
-# before, where one of them is.
+# Where two parabolas cross, two supports tie, and rounding would decide between them: D
+# is asked for at this share of the way there, where one of them is better.
 BEFORE = 1 - 1e-3
 # A bound below zero is given up where, after all steps, it would still be below -REACH
 # times the objective if it went on as in the last SEEN steps (a guess, and the further
-# off the fewer they are); and, where A has so many numbers that further steps would be
-# felt (COSTLY), where STEPS do not bring it to a third of its size. The optimum is at
-# least 0, whatever the bound.
+# off the fewer they are); and, where A has more than COSTLY numbers, so that a step
+# takes notable time, where STEPS do not bring it to a third of its size. The optimum is
+# at least 0, whatever the bound.
 SEEN_REACH = ((6, 5.0), (10, 0.25))
 STEPS, SHRINK, COSTLY = 6, 1 / 3, 2**20
 PATIENCE, STALL = 5, 0.25  # stop when 5 feasible points close less of the gap

@@ -57,10 +57,10 @@ class Backsolver(SupportSolver):
     problem : LeastSquares
         The quadratic.
     size : int or None, default=None
-        How large the supports will be. From 4 size >= n on, where n x n is little
-        beside X, every support is solved through n x n, whose Gram is then kept and
-        updated (a mixture of a few has more columns than each); None decides anew each
-        time, by s > n.
+        How large the supports will be. From 4 size >= n on, where an n x n matrix takes
+        a small share of the memory of X, every support is solved through n x n, whose
+        Gram is then kept and updated (a mixture of a few supports has more columns than
+        each of them); None decides anew each time, by s > n.
     rough : bool, default=False
         Form the n x n Gram in float32, at half the time. `solve` makes up for it by
         iterative refinement unless told not to; for mu well above the rounding of the
@@ -83,7 +83,8 @@ class Backsolver(SupportSolver):
         self.problem = problem
         self.damping = 0.0
         self._rough = rough
-        # What is held beside a large X stays small beside it, or beside the supports'.
+        # The Gram held may take a small share of the memory of X, or as much as that of
+        # the largest mixture.
         least = ROOM * (size or 0)
         self._side = max(problem.gram_order(), least)
         # Without a ridge the n x n matrix of few columns is singular.
@@ -101,10 +102,10 @@ class Backsolver(SupportSolver):
             self._sure = 2 * problem.n_rows**2 * eps * largest < problem.mu
         self._z: Any = None
         self._held: Any = None
-        # Shared by the copies.
-        tall = problem.p <= problem.n_rows
-        little = problem.p <= problem.gram_order() or TALL * problem.p <= problem.n_rows
-        self._rows = GramRows(problem) if tall and little else None
+        # Shared by the copies. Of a tall A, where all rows of A'A take little memory.
+        p, n = problem.p, problem.n_rows
+        small = p <= problem.gram_order() or TALL * p <= n
+        self._rows = GramRows(problem) if p <= n and small else None
 
     def update(self, z: Array) -> Self:  # noqa: D102
         # No number is asked of the device but how many coordinates changed.
