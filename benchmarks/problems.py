@@ -12,6 +12,9 @@ is transformed with the training part's figures.
     tall        50000, 500, 20    correlation .5 / .9, SNR 1 and 10
     real        diabetes and digits (shipped with scikit-learn), and, where the
                 data folder is present, six published data sets
+    held-out    wide problems at which nobody looked while the search was made: other
+                data of scikit-learn and statsmodels with products, parts of the
+                published data with another response, other correlations
 
 A problem is built from its name alone, so that processes need not share it.
 """
@@ -175,10 +178,15 @@ REAL = {
 
 
 def make_real(stem: str, k: int) -> Data:
+    """A real problem."""
+    return split(SHIPPED.get(stem, partial(stored, stem)), k)
+
+
+def split(source: Callable[[], tuple[np.ndarray, np.ndarray]], k: int) -> Data:
     """Drop rows without y, columns with NaN or no variance; split 3:1, standardise."""
     from sklearn.model_selection import train_test_split
 
-    X, y = SHIPPED[stem]() if stem in SHIPPED else stored(stem)
+    X, y = source()
     rows = ~np.isnan(y)
     X, y = X[rows], y[rows]
     X = X[:, ~np.isnan(X).any(axis=0)]
@@ -206,6 +214,89 @@ def standardise(
         k,
         support,
     )
+
+
+# --- Held out ----------------------------------------------------------------
+
+
+def with_products(X: np.ndarray, degree: int) -> np.ndarray:
+    """All monomials up to ``degree``."""
+    from sklearn.preprocessing import PolynomialFeatures
+
+    return PolynomialFeatures(degree, include_bias=False).fit_transform(X)
+
+
+def other_data(stem: str) -> tuple[np.ndarray, np.ndarray]:
+    """Standardised data of scikit-learn or statsmodels, with their products."""
+    if stem == "star98":
+        from statsmodels.datasets import star98
+
+        table = star98.load_pandas().data.to_numpy(dtype=float)
+        X, y, degree = table[:, 2:14], table[:, 0] / table[:, :2].sum(axis=1), 3
+    else:
+        from sklearn import datasets
+
+        X, y = getattr(datasets, f"load_{stem}")(return_X_y=True)
+        degree = {"wine": 3, "breast_cancer": 2}[stem]
+        if stem == "breast_cancer":
+            X, y = X[::2], y[::2]
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    return with_products(X, degree), y.astype(float)
+
+
+def another_response(stem: str, j: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two thirds of the rows; the response is column j of X, which is left out."""
+    X, _ = stored(stem)
+    X = X[:, ~np.isnan(X).any(axis=0)]
+    rows = np.random.default_rng(j).permutation(len(X))[: 2 * len(X) // 3]
+    return np.delete(X[rows], j, axis=1), X[rows, j]
+
+
+def other_design(kind: str, n: int, p: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """2 k coefficients of falling size, ratio 5; so that k are too few."""
+    rng = np.random.default_rng([n, p, k])
+    X = rng.standard_normal((n, p))
+    if kind == "blocks":  # tens of columns correlated by .95
+        X = 0.22 * X + 0.975 * np.repeat(rng.standard_normal((n, p // 10)), 10, axis=1)
+    if kind == "factors":  # all are mixtures of eight, and noise
+        X = 0.5 * X + rng.standard_normal((n, 8)) @ rng.standard_normal((8, p)) / 3
+    if kind == "walks":  # each column a random walk along the rows
+        X = np.cumsum(X, axis=0)
+    if kind == "rank":  # nearly of half of the rank that the rows allow
+        X = rng.standard_normal((n, n // 2)) @ rng.standard_normal((n // 2, p)) + X
+    X = X / X.std(axis=0)
+    true = rng.choice(p, 2 * k, replace=False)
+    signal = X[:, true] @ (rng.choice([-1.0, 1.0], 2 * k) / np.arange(1, 2 * k + 1))
+    return X, signal + rng.normal(0, signal.std() / np.sqrt(5), n)
+
+
+# name -> what makes it, n of the training part, p, numbers of features to choose
+HELD_OUT = {
+    "wine": (partial(other_data, "wine"), 133, 559, (5, 10)),
+    "breast_cancer": (partial(other_data, "breast_cancer"), 213, 495, (10,)),
+    "star98": (partial(other_data, "star98"), 227, 454, (10,)),
+    "trim32_7": (partial(another_response, "trim32", 7), 60, 499, (10,)),
+    "pac_100": (partial(another_response, "pac", 100), 104, 466, (8,)),
+    "riboflavin_1000": (partial(another_response, "riboflavin", 1000), 35, 4087, (8,)),
+    "riboflavin_3000": (partial(another_response, "riboflavin", 3000), 35, 4087, (5,)),
+    "nirsoil_350": (partial(another_response, "nirsoil", 350), 412, 699, (10,)),
+    "wheat_500": (partial(another_response, "bglr_wheat", 500), 299, 1278, (15,)),
+    "blocks": (partial(other_design, "blocks", 200, 1000, 10), 150, 1000, (10,)),
+    "factors": (partial(other_design, "factors", 120, 2000, 12), 90, 2000, (12,)),
+    "walks": (partial(other_design, "walks", 160, 800, 10), 120, 800, (10,)),
+    "rank": (partial(other_design, "rank", 100, 1500, 8), 75, 1500, (8,)),
+}
+
+
+def held_out_problems() -> Iterator[Problem]:
+    """Yield those whose data are at hand."""
+    for stem, (source, n, p, ks) in HELD_OUT.items():
+        if source.func is another_response and data_root() is None:
+            continue
+        for k in ks:
+            name = f"{stem}_n{n}_p{p}_k{k}_s0"
+            make = partial(split, source, k)
+            yield Problem(name, "held-out", n, p, k, make)
 
 
 # --- The catalogue -----------------------------------------------------------
@@ -267,20 +358,22 @@ def best_known() -> dict[str, dict[str, Any]]:
 def suite(names: str, only: str | None = None) -> list[Problem]:
     """Return the problems of a comma-separated list of families.
 
-    ``full`` is all of them; ``best_known`` the real ones with a recorded best.
-    ``only`` is a regular expression searched in the problem's name.
+    ``full`` is all of them but the held-out ones; ``best_known`` the real ones with a
+    recorded best. ``only`` is a regular expression searched in the problem's name.
     """
-    catalogue = [*real_problems(), *gaussian_problems()]
+    catalogue = [*real_problems(), *gaussian_problems(), *held_out_problems()]
     recorded = best_known()
     wanted = set(names.split(","))
-    known = {"full", "best_known", "real", *SIZES}
+    if "full" in wanted:
+        wanted |= {"real", *SIZES}
+    known = {"full", "best_known", "real", "held-out", *SIZES}
     if wanted - known:
         msg = f"suite={names!r}: choose from {', '.join(sorted(known))}."
         raise ValueError(msg)
     return [
         problem
         for problem in catalogue
-        if wanted & {"full", problem.family}
+        if problem.family in wanted
         or ("best_known" in wanted and problem.name in recorded)
         if only is None or re.search(only, problem.name)
     ]
@@ -288,4 +381,5 @@ def suite(names: str, only: str | None = None) -> list[Problem]:
 
 def find(name: str) -> Problem:
     """Return the problem of that name."""
-    return next(q for q in (*real_problems(), *gaussian_problems()) if q.name == name)
+    every = (*real_problems(), *gaussian_problems(), *held_out_problems())
+    return next(q for q in every if q.name == name)

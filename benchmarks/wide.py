@@ -3,10 +3,12 @@
     python -m benchmarks.wide                        10 seeds, 0, 3, 10 and 30 restarts
     python -m benchmarks.wide --seeds 3 --only nirsoil --peers OMP,okridge
     python -m benchmarks.wide --from-file FILE --table T.md --picture P.png
+    python -m benchmarks.wide --suite held-out --seeds 5 --restarts 0,10,300 \
+        --output benchmarks/results/held_out.json --table docs/benchmarks_held_out.md
 
-The real problems of `problems.py` whose data are present. ``chita-r`` is
-``ChitaRegressor(k, ridge=1e-10, n_restarts=r)``; 10 is the default. ``chita-1s`` has a
-second of the wall clock a fit, and restarts without end. Every answer is
+The real problems of `problems.py` whose data are present, or those held out.
+``chita-r`` is ``ChitaRegressor(k, ridge=1e-10, n_restarts=r)``; 10 is the default.
+``chita-1s`` has a second of the wall clock a fit, and restarts without end. Answers are
 refitted by least squares on the k largest of its places, by the runner. Ratios are to
 the recorded best, or to this run's where none is recorded or this run's is below it;
 supports better than the recorded ones are printed. CPU seconds are of one thread, all
@@ -272,6 +274,7 @@ def _rss(record: dict) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Run, or read an earlier file; print the table, new bests and the claims."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wide")
+    parser.add_argument("--suite", default="real", choices=("real", "held-out"))
     parser.add_argument("--only", help="a regular expression in the problem's name")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--restarts", default="0,3,10,30")
@@ -292,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         warm_up(known["chita"])
         about = environment({name: known[name] for name in peers})
         with threadpool_limits(1):
-            for problem in problems.suite("real", args.only):
+            for problem in problems.suite(args.suite, args.only):
                 fits = methods(problem, restarts, args.seeds, peers, seconds)
                 records += run(problem, fits)
                 write_json(args.output, about, records)

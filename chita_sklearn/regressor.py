@@ -161,9 +161,9 @@ class ChitaRegressor(
 
     n_restarts : int, default=10
         Effort of the search "swap". It stops after this many consecutive restarts
-        without improvement and, where few of them led back to the best support, after
-        a third as many rounds of 32 tabu walks, or two thirds of all rounds if that
-        is more. 0 makes none.
+        without improvement and, where few of them led back to the best support or
+        rows are few, after a third as many rounds of 32 tabu walks (more where rows
+        are very few), or two thirds of all rounds if that is more. 0 makes none.
 
     max_iter : int, default=100
         Largest number of iterations of each descent. Reaching it gives a

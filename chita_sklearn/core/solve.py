@@ -72,10 +72,10 @@ def solve(
         Coefficients to start from; cut to the pattern if they do not fit.
     n_restarts : int, default=10
         Stop the plan "swap" after this many consecutive restarts without improvement,
-        and, where few of them led back to the best support, after a third as many
-        rounds of walkers or two thirds of all rounds; 0 for none. Not begun when the
-        gap is within `tol`. For many targets 0 asks for one fast schedule of penalties
-        without exchanges, 1 for one slow schedule.
+        and, where few of them led back to the best support or rows are few, after a
+        third as many rounds of walkers or two thirds of all rounds; 0 for none. Not
+        begun when the gap is within `tol`. For many targets 0 asks for one fast
+        schedule of penalties without exchanges, 1 for one slow schedule.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3

@@ -97,3 +97,17 @@ def test_more_restarts_of_the_same_seed_are_never_worse(oracle):
         ]
         assert reached[1] <= reached[0] * (1 + 1e-9)
         assert reached[2] <= reached[0] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("n", "walk"), [(20, True), (200, False)])
+def test_where_rows_are_few_walkers_follow_though_restarts_agree(oracle, n, walk):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 60))
+    y = X[:, :4] @ np.full(4, 3.0) + 0.1 * rng.standard_normal(n)
+    problem = oracle.Case(X, y, 1e-6).problem()
+    W = WorkingSet(problem, Cardinality(4), np.arange(60), problem.correlation())
+    search = Restarts(10, rng)
+    found = search(W, np.arange(4), lambda _: False)
+    assert sorted(found.tolist()) == [0, 1, 2, 3]
+    assert (search.done, search.better) == (10, 0)
+    assert bool(search.rounds) == walk

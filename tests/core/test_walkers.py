@@ -78,6 +78,37 @@ def test_the_first_step_is_the_best_exchange_of_all(oracle, seed):
 
 @settings(max_examples=20)
 @given(seed=seeds)
+def test_a_swap_that_is_tabu_is_taken_where_it_leads_to_a_record(oracle, seed):
+    # Against the search of the textbook, with tenures so long that most is tabu.
+    case = oracle.case(seed, n=25, p=9, ridge=1e-3)
+    W, k = on_all(case, Cardinality(3)), 3
+    value = {S: W.value(np.asarray(S)) for S in itertools.combinations(range(9), k)}
+    tenure = np.random.default_rng(seed).integers(4, 9, size=(1, 15))
+    S, until = (0, 1, 2), np.zeros(9, dtype=int)
+    best = value[S]
+    for step, out in enumerate(tenure[0], start=1):
+        swaps = [
+            (value[tuple(sorted({*S, j} - {i}))], i, j)
+            for i in S
+            for j in set(range(9)) - set(S)
+        ]
+        top = max(swaps)
+        if top[0] <= best:
+            free = [x for x in swaps if until[x[1]] < step and until[x[2]] < step]
+            if not free:
+                continue
+            top = max(free)
+        reached, i, j = top
+        S, best = tuple(sorted({*S, j} - {i})), max(best, reached)
+        until[i], until[j] = step + out, step + min(out // 2, k - 1)
+    walkers = module.Walkers(W, np.array([[0, 1, 2]]), tenure)
+    _, values = walkers.walk()
+    assert sorted(walkers.S[0].tolist()) == list(S)
+    assert values[0] == pytest.approx(best, rel=1e-9)
+
+
+@settings(max_examples=20)
+@given(seed=seeds)
 def test_they_go_through_losses_to_the_optimum(oracle, seed):
     # From the worst of the 120 supports, without going in circles.
     case = oracle.case(seed, n=15, p=10, ridge=1e-4)

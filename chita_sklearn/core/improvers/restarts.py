@@ -11,8 +11,9 @@ pays:
   the perturbations tried (strangers only, noisy forward selection, growing and
   shrinking, dropping half at most) this came closest to the best known residuals.
 - Where many restarts ended elsewhere than at the best support, the problem has many
-  local optima. Walkers then go from supports selected in several ways, and again and
-  again from mixtures of the best supports met: see `population`.
+  local optima; where rows are few, it may have, whatever restarts say. Walkers then go
+  from supports selected in several ways, and again and again from mixtures of the best
+  supports met: see `population`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ GAINS, ENTRIES = 1e4, 1e5
 EASY = 0.95
 PROBE = 10  # restarts in a row without a better support, after which that is judged
 MET = 100  # local optima that are kept for those who ask for more than one solution
+# About NEEDED k log(p / k) rows are needed to tell supports of k of p columns apart
+# (M. Wainwright, IEEE Transactions on Information Theory 55, 2009). Where there are
+# fewer, restarts that agree prove little, and walkers go on for longer in proportion.
+NEEDED = 2
 # A round of walkers counts as ROUND restarts: they end after n_restarts / ROUND rounds
 # in a row without a better support, but not before PATIENCE times the rounds that it
 # took to find the best one. Where that came late, a better one may come later still.
@@ -71,7 +76,7 @@ class Restarts:
         self.n_restarts = n_restarts
         self.done = self.better = 0
         self.rounds = 0
-        self._failed, self._walked = 0, not walkers
+        self._failed, self._walked, self._longer = 0, not walkers, 1.0
         self._met: dict[tuple[int, ...], float] = {}
         self._rng = rng
 
@@ -110,7 +115,14 @@ class Restarts:
         if stopped:
             return S
         fits = len(S) * len(W.members) <= together(W)
-        if same < EASY and fits and not self._walked and len(S) == W.pattern.size:
+        wanting = NEEDED * len(S) * np.log(W.n_columns / len(S)) / W.n_rows
+        self._longer = max(float(wanting), 1.0)
+        if (
+            (same < EASY or wanting > 1)
+            and fits
+            and not self._walked
+            and len(S) == W.pattern.size
+        ):
             self._walked = True
             return self._evolve(W, S, stop)
         return self._restart(W, S, stop, self.n_restarts)[0]
@@ -168,8 +180,9 @@ class Restarts:
                     top, stale = values[0], 0
                 if values[0] > best * GAINED:
                     S, best, failed = elite[0], values[0], 0
-                least = max(self.n_restarts // ROUND, PATIENCE * (self.rounds - failed))
-                ended = stop(S) or failed >= max(least, 1)
+                least = round(self._longer * (self.n_restarts // ROUND))
+                least = max(least, PATIENCE * (self.rounds - failed), 1)
+                ended = stop(S) or failed >= least
         return improve(W, S, max_swaps=20 * len(S) + 100)[0]
 
     def _perturb(self, W: WorkingSet, S: np.ndarray) -> np.ndarray:

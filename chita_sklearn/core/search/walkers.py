@@ -36,7 +36,6 @@ TOGETHER = 2**18  # numbers of the tableaus T that stay in the cache
 INFLATED = 1e7
 RENEWED = 40  # steps after which all is computed from scratch
 ROUGH = np.float32  # of what only tells which swap to take
-DRIFT = 1e-5  # share of the cost of leaving by which float32 may put a gain off
 
 
 class Walkers:
@@ -59,7 +58,12 @@ class Walkers:
         self._until = np.zeros((B, m), dtype=np.int32)  # the last step it is tabu
         self._step = 0
         self._T = np.empty((B, k, m), dtype=ROUGH)
+        few = min(ROWS, k)
+        self._update = np.empty_like(self._T)
+        self._left, self._both = np.empty((2, B, few, m), dtype=ROUGH)
+        self._first = np.arange(B)[:, None] * m  # of each walker's part of B x m
         self._least = (W.h / INFLATED + float(np.finfo(ROUGH).tiny)).astype(ROUGH)
+        self._any_locked = bool(W.locked.any())
         self._renew()
         self._found, self._best_value = self.S.copy(), self._value.copy()
 
@@ -96,43 +100,71 @@ class Walkers:
 
         Of S, the few that cost least to leave are tried: the others hardly ever go.
         """
-        W, S, b = self._W, self.S, self._each[:, None]
+        W, S, b = self._W, self.S, self._each
         tabu = self._until >= self._step
         p = np.diagonal(self._P, axis1=1, axis2=2)
         alone = self._w**2 / p
         allowed = self._allowed()
-        alone[W.locked[S] if allowed is None else ~allowed.any(axis=2)] = np.inf
-        few = min(ROWS, S.shape[1])
+        if allowed is not None:
+            alone[~allowed.any(axis=2)] = np.inf
+        elif self._any_locked:
+            alone[W.locked[S]] = np.inf
+        few = self._left.shape[1]
         rows = np.argpartition(alone, few - 1, axis=1)[:, :few]
-        p, w = p[b, rows], self._w[b, rows]
-        alone = _rough(alone[b, rows])
+        at = b[:, None], rows
+        both = self._explained(rows, p[at], self._w[at])
+        if allowed is not None:
+            both[~allowed[at]] = -np.inf
+        alone = _rough(alone[at])
+        gains = np.max(both, axis=2) - alone
+        i = np.argmax(gains, axis=1)
+        gain = gains[b, i]
+        # Tabu or not, a swap that leads beyond the best support met is taken.
+        record = np.flatnonzero(self._value + 0.5 * gain > self._best_value * GAINED)
+        i_r, j_r = i[record], np.argmax(both[record, i[record]], axis=1)
+        i_S = rows[record, i_r]
+        barred = tabu[record, j_r] | tabu[record, S[record, i_S]]
+        record, i_r, j_r = record[barred], i_r[barred], j_r[barred]
+        if len(record):  # float32 may have taken the best itself for a better one
+            value = self._value_after(record, i_S[barred], j_r)
+            sure = value > self._best_value[record] * GAINED
+            record, i_r, j_r = record[sure], i_r[sure], j_r[sure]
+        known = i_r, j_r, gain[record]
+        both -= np.where(tabu, ROUGH(np.inf), ROUGH(0))[:, None]
+        j = np.argmax(both, axis=2)
+        gains = both[b[:, None], np.arange(few), j] - alone
+        gains[tabu[b[:, None], S[at]]] = -np.inf
+        i = np.argmax(gains, axis=1)
+        j, gain = j[b, i], gains[b, i]
+        i[record], j[record], gain[record] = known
+        return rows[b, i], j, gain
+
+    def _explained(self, rows: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """w_i^2 / P_ii and twice the gain of each j in the place of some i, in float32.
+
+        -inf for what is in S.
+        """
         q, own = self._q.copy(), np.maximum(self._d, self._least)
-        q[b, S], own[b, S] = np.inf, -np.finfo(ROUGH).max  # what is in S gains -inf
-        left = self._T[b, rows]
-        both = left * _rough(w / p)[:, :, None]
+        inside = self.S + self._first
+        q.reshape(-1)[inside], own.reshape(-1)[inside] = np.inf, -np.finfo(ROUGH).max
+        _, k, m = self._T.shape
+        left, both = self._left, self._both
+        place = (rows + self._each[:, None] * k).reshape(-1)
+        np.take(self._T.reshape(-1, m), place, 0, left.reshape(-1, m), mode="clip")
+        np.multiply(left, _rough(w / p)[:, :, None], out=both)
         both += q[:, None]
         both *= both
         left *= left
         left *= _rough(1 / p)[:, :, None]
         left += own[:, None]
         both /= left
-        both -= alone[:, :, None]
-        if allowed is not None:
-            both[~allowed[b, rows]] = -np.inf
-        flat, m = both.reshape(len(S), -1), both.shape[2]
-        chosen = np.argmax(flat, axis=1)
-        gain = flat[self._each, chosen]
-        # Tabu or not, a swap that leads beyond the best support met is taken.
-        surely = gain - DRIFT * alone[self._each, chosen // m]
-        record = self._value + 0.5 * surely > self._best_value * GAINED
-        if not record.all():
-            shut = np.array([0.0, np.inf], dtype=ROUGH)
-            both -= shut[tabu.astype(np.intp)][:, None]
-            both -= shut[tabu[b, S[b, rows]].astype(np.intp)][:, :, None]
-            free = np.argmax(flat, axis=1)
-            chosen = np.where(record, chosen, free)
-            gain = flat[self._each, chosen]
-        return rows[self._each, chosen // m], chosen % m, gain
+        return both
+
+    def _value_after(self, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """What walkers b explain after their swaps (i, j), to all digits."""
+        S = self.S[b]
+        S[np.arange(len(b)), i] = j
+        return np.array([self._W.value(each) for each in S])
 
     def _allowed(self) -> np.ndarray | None:
         """Which swaps the pattern allows, shape (B, k, m); None: all that are free."""
@@ -150,48 +182,52 @@ class Walkers:
         W, S, P, T, b = self._W, self.S, self._P, self._T, self._each
         if not moving.any():
             return
-        k = S.shape[1]
         h = W.H(j, slice(None))
         h_S = h[b[:, None], S]
         t = (P @ h_S[:, :, None])[:, :, 0]  # column j of T, to all digits
-        p, w_i, T_ij = P[b, i, i], self._w[b, i], t[b, i]
-        own = W.h[j] - np.sum(h_S * t, axis=1) + T_ij**2 / p
+        P_i, w_i, T_ij, h_j = P[b, i], self._w[b, i], t[b, i], W.h[j]
+        p = P_i[b, i]
+        own = h_j - np.sum(h_S * t, axis=1) + T_ij**2 / p
         out = self._tenure[:, self._step - 1]
         # A column that nearly depends on the others would spoil the tableau.
-        sound = (own * INFLATED >= W.h[j]) & (W.h[j] > 0)
-        self._until[b[~sound], j[~sound]] = self._step + out[~sound]
+        sound = (own * INFLATED >= h_j) & (h_j > 0)
         moving = moving & sound
-        own = np.where(moving, own, 1.0)
-        X, R = np.empty((len(b), 2, k)), np.empty((len(b), 2, h.shape[1]), dtype=ROUGH)
-        X[:, 0], R[:, 0] = P[b, i] / p[:, None], T[b, i]
-        X[:, 1] = t - T_ij[:, None] * X[:, 0]
-        X[b, 1, i] = -1.0
+        still = np.flatnonzero(~moving)
+        if len(still):
+            self._until[b[~sound], j[~sound]] = self._step + out[~sound]
+            own[still] = 1.0
+        X, Y = np.empty((2, len(b), 2, S.shape[1]))
+        R = np.empty((len(b), 2, h.shape[1]), dtype=ROUGH)
+        x, X_t, R_i, r = X[:, 0], X[:, 1], R[:, 0], R[:, 1]
+        np.divide(P_i, p[:, None], out=x)
+        R_i[:] = T[b, i]
+        np.subtract(t, T_ij[:, None] * x, out=X_t)
+        X_t[b, i] = -1.0
         step = (W.g[j] - np.sum(h_S * self._w, axis=1) + T_ij * w_i / p) / own
-        along = np.sum(h_S * X[:, 0], axis=1)
-        r = _rough(h)
+        along = np.sum(h_S * x, axis=1)
+        r[:] = h
         r -= (_rough(h_S)[:, None] @ T)[:, 0]
-        r += _rough(along)[:, None] * R[:, 0]
+        r += _rough(along)[:, None] * R_i
         r /= _rough(own)[:, None]
-        R[:, 1] = r
-        X[~moving] = 0.0
-        T -= _rough(X).swapaxes(1, 2) @ R
-        scaled = X * np.stack([p, -1 / own], axis=1)[:, :, None]
-        P -= X.swapaxes(1, 2) @ scaled
-        at, to = b[moving], i[moving]
-        new = X[at, 1] / -own[at, None]
-        T[at, to], P[at, to], P[at, :, to] = r[at], new, new
-        gone, come = np.where(moving, [w_i / p, step * own], 0.0)
-        self._q += _rough(gone)[:, None] * R[:, 0]
-        self._q -= _rough(come)[:, None] * R[:, 1]
+        change = np.array([w_i / p, step * own, 1 / p, own])
+        Y[:, 0] = P_i
+        np.divide(X_t, -own[:, None], out=Y[:, 1])
+        X[still], change[:, still] = 0.0, 0.0
+        T -= np.matmul(_rough(X).swapaxes(1, 2), R, out=self._update)
+        P -= X.swapaxes(1, 2) @ Y
+        gone, come, less, more = _rough(change)[:, :, None]
+        self._q += gone * R_i
+        self._q -= come * r
+        at, to, j = (b, i, j) if not len(still) else (b[moving], i[moving], j[moving])
+        T[at, to], P[at, to], P[at, :, to] = r[at], Y[at, 1], Y[at, 1]
         R *= R
-        gone, come = np.where(moving, [1 / p, own], 0.0)
-        self._d += _rough(gone)[:, None] * R[:, 0]
-        self._d -= _rough(come)[:, None] * R[:, 1]
-        self._until[at, S[at, to]] = self._step + out[moving]
-        stay = np.minimum(out // 2, k - 1)
-        self._until[at, j[moving]] = self._step + stay[moving]
-        S[at, to] = j[moving]
-        h_S[at, to] = h[at, j[moving]]
+        self._d += less * R_i
+        self._d -= more * r
+        out = out[at]
+        self._until[at, S[at, to]] = self._step + out
+        self._until[at, j] = self._step + np.minimum(out // 2, S.shape[1] - 1)
+        S[at, to] = j
+        h_S[at, to] = h[at, j]
         self._H_SS[at, to] = self._H_SS[at, :, to] = h_S[at]
         g = W.g[S][:, :, None]
         w = P @ g

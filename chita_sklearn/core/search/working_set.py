@@ -60,7 +60,7 @@ class WorkingSet:
         self.members, self._problem = members, problem
         self.pattern = pattern.restrict(members)
         where = xp.asarray(members, device=problem.device)
-        self._mu, self.n_rows = problem.mu, problem.n_rows
+        self._mu, self.n_rows, self.n_columns = problem.mu, problem.n_rows, problem.p
         m = len(members)
         self.spare = spare(problem)
         self._most = self.spare // max(m, 1)  # rows of H that are kept
@@ -91,6 +91,8 @@ class WorkingSet:
         self._learn(S)
         rows = self._place[S]
         if isinstance(columns, slice):
+            if columns == slice(None):
+                return np.take(self._rows, rows, axis=0)
             return self._rows[rows, columns]
         return self._rows[rows[:, None], columns]
 
@@ -136,9 +138,12 @@ class WorkingSet:
         return np.take(self._rows, self._place[S], axis=0, out=out, mode="clip")
 
     def _learn(self, S: np.ndarray) -> None:
-        new = np.unique(S[self._place[S] < 0])
+        if self._known == len(self._place):
+            return
+        new = S[self._place[S] < 0]
         if not len(new):
             return
+        new = np.unique(new)
         if self._known + len(new) > self._most:  # no room: keep what is asked for
             self._place[:], self._known = -1, 0
             new = np.unique(S)
