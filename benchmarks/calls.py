@@ -8,8 +8,8 @@ Fits of real data with the defaults, and proofs, by this core and by that of ano
 checkout, each in a process of its own, in turn. In the core's functions every operator,
 subscript and call of NumPy or SciPy is timed as the source is loaded (so they must be
 Python). A call is small where the largest array it takes or gives has fewer than 1,000
-numbers. What the timers themselves take is measured beside each solve and taken off the
-time of all. The solve of several that took least counts.
+numbers. Time is CPU time; what the timers themselves take is measured before each solve
+and taken off. The solve of several that took least counts.
 """
 
 from __future__ import annotations
@@ -67,19 +67,22 @@ class Timer:
             counter.clear()
         self.timed = 0
 
-    def cost(self, count: int = 5000) -> float:
-        """Seconds that a timer adds to an operation."""
+    def cost(self, count: int = 5000) -> tuple[float, float]:
+        """Seconds that a timer adds to an operation, and to what is noted of it."""
         self.clear()
         add, x = self.operation(operator.add), np.zeros(4)
-        start = time.perf_counter()
+        start = time.thread_time()
+        for _ in range(count):
+            operator.add(x, x)
+        plain = time.thread_time() - start
         for _ in range(count):
             add(("", 0), x, x)
-        spent = time.perf_counter() - start
-        return (spent - self.seconds["small"]) / count
+        spent = time.thread_time() - start - plain
+        return (spent - plain) / count, (self.seconds["small"] - plain) / count
 
     def operation(self, function: Callable) -> Callable:
         """Return an operator that is timed; its first argument is the place."""
-        clock, note = time.perf_counter, self.note
+        clock, note = time.thread_time, self.note
 
         def timed(place: tuple[str, int], *args: Any) -> Any:
             start = clock()
@@ -94,9 +97,9 @@ class Timer:
         if not _of_numpy(f):
             self.timed += 1
             return f(*args, **kw)
-        start = time.perf_counter()
+        start = time.thread_time()
         result = f(*args, **kw)
-        spent = time.perf_counter() - start
+        spent = time.thread_time() - start
         self.note(place, spent, (getattr(f, "__self__", None), *args), result)
         return result
 
@@ -311,14 +314,16 @@ def measured(case: str, repeat: int) -> dict:
         call = call_of(case)
         call()
         for _ in range(repeat):
-            cost = timer.cost()
+            added, noted = timer.cost()
             timer.clear()
-            start = time.perf_counter()
+            start = time.thread_time()
             call()
-            spent = time.perf_counter() - start - cost * timer.timed
+            spent = time.thread_time() - start - added * timer.timed
             if not best or spent < best["all"]:
                 lines = timer.lines.most_common()
-                best = {"all": spent, **timer.seconds, "calls": dict(timer.calls)}
+                best = {"all": spent, "calls": dict(timer.calls)}
+                for kind, seconds in timer.seconds.items():
+                    best[kind] = seconds - noted * timer.calls[kind]
                 best["lines"] = [[*place, spent] for place, spent in lines]
     return best
 
