@@ -40,7 +40,6 @@ from .problems import ROOT
 SMALL = 1000  # numbers
 FITS = (
     "diabetes_poly2_n331_p65_k10_s0",
-    "diabetes_poly3_n331_p285_k10_s0",
     "trim32_n90_p500_k15_s0",
     "pac_n156_p467_k10_s0",
     "riboflavin_n53_p4088_k10_s0",

@@ -355,6 +355,11 @@ def best_known() -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text())["problems"]
 
 
+def best_found() -> dict[str, dict[str, Any]]:
+    """Return name -> a smaller residual than the recorded one, and its support."""
+    return json.loads((ROOT / "benchmarks" / "best_found.json").read_text())
+
+
 def suite(names: str, only: str | None = None) -> list[Problem]:
     """Return the problems of a comma-separated list of families.
 
