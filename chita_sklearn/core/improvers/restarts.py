@@ -35,9 +35,10 @@ COLUMNS = 8192  # of a working set at most
 # With a fifth of GAINS, walkers on 4,000 columns miss a third of what they find.
 GAINS, ENTRIES = 1e4, 1e5
 # Where at least this share of the last restarts led back to the best support, it is
-# taken for the best of all: of PROBE, all of them. (At .85, digits and solubility with
-# k = 10 ended .1 % too high for some seeds, .9 of whose restarts had led back.)
-EASY = 0.95
+# taken for the best of all: of PROBE, all of them. From NEARLY on, one round of walkers
+# that finds nothing is enough. (Digits and solubility with k = 10 end .1 % too high for
+# some seeds without it.)
+EASY, NEARLY = 0.95, 0.85
 PROBE = 10  # restarts in a row without a better support, after which that is judged
 MET = 100  # local optima that are kept for those who ask for more than one solution
 # About NEEDED k log(p / k) rows are needed to tell supports of k of p columns apart
@@ -76,7 +77,7 @@ class Restarts:
         self.n_restarts = n_restarts
         self.done = self.better = 0
         self.rounds = 0
-        self._failed, self._walked, self._longer = 0, not walkers, 1.0
+        self._failed, self._walked = 0, not walkers
         self._met: dict[tuple[int, ...], float] = {}
         self._rng = rng
 
@@ -116,7 +117,6 @@ class Restarts:
             return S
         fits = len(S) * len(W.members) <= together(W)
         wanting = NEEDED * len(S) * np.log(W.n_columns / len(S)) / W.n_rows
-        self._longer = max(float(wanting), 1.0)
         if (
             (same < EASY or wanting > 1)
             and fits
@@ -124,7 +124,10 @@ class Restarts:
             and len(S) == W.pattern.size
         ):
             self._walked = True
-            return self._evolve(W, S, stop)
+            rounds = round(max(float(wanting), 1.0) * (self.n_restarts // ROUND))
+            if same >= NEARLY and wanting <= 1:
+                rounds = 1
+            return self._evolve(W, S, stop, max(rounds, 1))
         return self._restart(W, S, stop, self.n_restarts)[0]
 
     def _restart(
@@ -158,11 +161,16 @@ class Restarts:
         return S, back / max(tried, 1), False
 
     def _evolve(
-        self, W: WorkingSet, S: np.ndarray, stop: Callable[[np.ndarray], bool]
+        self,
+        W: WorkingSet,
+        S: np.ndarray,
+        stop: Callable[[np.ndarray], bool],
+        rounds: int,
     ) -> np.ndarray:
         """Let populations evolve, one after the other, each with S in it at first.
 
-        A population that is stale, or all alike, gives way to a new one.
+        A population that is stale, or all alike, gives way to a new one. It ends after
+        `rounds` without a better support, or PATIENCE times those that had found one.
         """
         best, failed, ended = W.value(S), 0, False
         while not ended:
@@ -180,8 +188,7 @@ class Restarts:
                     top, stale = values[0], 0
                 if values[0] > best * GAINED:
                     S, best, failed = elite[0], values[0], 0
-                least = round(self._longer * (self.n_restarts // ROUND))
-                least = max(least, PATIENCE * (self.rounds - failed), 1)
+                least = max(rounds, PATIENCE * (self.rounds - failed))
                 ended = stop(S) or failed >= least
         return improve(W, S, max_swaps=20 * len(S) + 100)[0]
 
