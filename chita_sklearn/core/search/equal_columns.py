@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from .swap_state import SwapState
 from .working_set import WorkingSet
 
 EQUAL = 1e-12  # relative: 1 - correlation^2, and objectives, that rounding tells apart
@@ -29,11 +28,13 @@ def first_of_equals(W: WorkingSet, S: np.ndarray, mu: float) -> np.ndarray:
         alike &= (h[:j] > 0) & (~W.locked[j])
         if mu > 0:
             alike &= np.abs(h[:j] - h[j]) <= EQUAL * h[j]
-        for i in np.setdiff1d(np.flatnonzero(alike), S)[:1]:
-            other = S.copy()
-            other[at] = i
-            # Priors, or a difference that a correlation does not show, tell them apart.
-            value = SwapState(W, S).value
-            if abs(SwapState(W, other).value - value) <= EQUAL * abs(value):
-                S = other
+        equals = np.setdiff1d(np.flatnonzero(alike), S)
+        if not len(equals):
+            continue
+        other = S.copy()
+        other[at] = equals[0]
+        # Priors, or a difference that a correlation does not show, tell them apart.
+        value = W.value(S)
+        if abs(W.value(other) - value) <= EQUAL * abs(value):
+            S = other
     return np.sort(S)
