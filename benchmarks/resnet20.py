@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chita_torch import GradualPruner, keep_pruned, prune
+from chita_torch import GradualPruner, KeptPruned, keep_pruned, prune
 from chita_torch.objective import ObjectiveName
 from chita_torch.state import recalibrate_batchnorm
 from chita_torch.targets import FIRST_SPARSITY
@@ -108,23 +108,23 @@ MODES = {
 
 
 class Recipe(NamedTuple):
-    """How a network is trained on, pruned at once before or gradually meanwhile."""
+    """How a network is trained on, pruned before or gradually meanwhile."""
 
     rate: float  # learning rate, falling to zero along a cosine
     temperature: float | None = None  # of the distillation; None: the labels instead
     warm_up: bool = False  # the rate first rises linearly, until the last pruning
-    objective: ObjectiveName = "gradients"  # of the pruning
+    objective: ObjectiveName = "gradients"  # of the pruning before
     augmented: bool = False  # shifted and mirrored anew in each epoch
     stages: int = 1  # several: pruned before as by "defaults", with 1,000 images
-    before: float = 1.0  # so far at most; what is left to prune goes while it trains
+    before: float = 1.0  # sparsity before at most; the rest goes while it trains
 
 
 FINETUNE = {
     "finetune, one-shot": Recipe(0.03),
     "finetune, one-shot, rate 0.1": Recipe(0.1),
-    "finetune, gradual": Recipe(0.03),
-    "finetune, gradual, rate 0.1": Recipe(0.1),
-    "distilled, gradual": Recipe(0.03, TEMPERATURE, warm_up=True),
+    "finetune, gradual": Recipe(0.03, before=0.0),
+    "finetune, gradual, rate 0.1": Recipe(0.1, before=0.0),
+    "distilled, gradual": Recipe(0.03, TEMPERATURE, warm_up=True, before=0.0),
     "distilled, one-shot": Recipe(0.03, TEMPERATURE, warm_up=True),
     "distilled, one-shot, auto": Recipe(
         0.03, TEMPERATURE, warm_up=True, objective="auto"
@@ -240,7 +240,6 @@ def run(
     model, train, test = load(folder, device)
     start = time.perf_counter()
     result: dict = {"mode": mode, "sparsity": sparsity, "seed": seed}
-    result |= {} if device == "cpu" else {"device": device}
     if mode == "magnitude":
         prune_by_magnitude(model, sparsity)
     else:
@@ -329,6 +328,60 @@ def learning_rate(
     return schedulers.SequentialLR(optimizer, [rise, fall], [rising])
 
 
+def pruned(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: tuple[Tensor, Tensor],
+    batches: list[tuple],
+    recipe: Recipe,
+    sparsity: float,
+    at: range,
+    seed: int,
+) -> KeptPruned | GradualPruner:
+    """Prune as far as the recipe does before; return what holds, or prunes on."""
+    before = min(sparsity, recipe.before)
+    seeded = {"progress": False, "random_state": seed}
+    rows = {"samples_per_gradient": 8, **seeded}
+    if recipe.stages > 1:
+        prune(
+            model,
+            batches_of(few(train), 50),
+            loss_fn,
+            objective=recipe.objective,
+            sparsity=before,
+            stages=recipe.stages,
+            schedule="cubic",
+            **seeded,
+        )
+    elif before:
+        prune(
+            model,
+            batches,
+            loss_fn,
+            objective=recipe.objective,
+            sparsity=before,
+            n_gradients=450,
+            **rows,
+        )
+    if before == sparsity:
+        return keep_pruned(model, optimizer)
+    # Of a network pruned before, the first keeps what there is, and holds its zeros.
+    return GradualPruner(
+        model,
+        optimizer,
+        batches,
+        loss_fn,
+        at=FURTHER if before else at,
+        objective="gradients",
+        sparsity=sparsity,
+        schedule=onward(before, sparsity) if before else "cubic",
+        n_gradients=200,
+        first_order=False,
+        recalibrate_batchnorm=True,
+        **rows,
+    )
+
+
 def finetune(
     folder: Path,
     mode: str,
@@ -363,63 +416,8 @@ def finetune(
         model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4
     )
     scheduler = learning_rate(optimizer, steps, last if recipe.warm_up else 0)
-    options = {"samples_per_gradient": 8, "progress": False, "random_state": seed}
-    gradually = {
-        "n_gradients": 200,
-        "first_order": False,
-        "recalibrate_batchnorm": True,
-    }
-    if recipe.stages > 1:
-        before = min(sparsity, recipe.before)
-        prune(
-            model,
-            batches_of(few(train), 50),
-            loss_fn,
-            objective=recipe.objective,
-            sparsity=before,
-            stages=recipe.stages,
-            schedule="cubic",
-            progress=False,
-            random_state=seed,
-        )
-        if before == sparsity:
-            holder = keep_pruned(model, optimizer)
-        else:  # the first of these keeps what there is, and holds its zeros
-            holder = GradualPruner(
-                model,
-                optimizer,
-                batches,
-                loss_fn,
-                at=FURTHER,
-                objective="gradients",
-                sparsity=sparsity,
-                schedule=onward(before, sparsity),
-                **gradually,
-                **options,
-            )
-    elif "one-shot" in mode:
-        prune(
-            model,
-            batches,
-            loss_fn,
-            objective=recipe.objective,
-            sparsity=sparsity,
-            n_gradients=450,
-            **options,
-        )
-        holder = keep_pruned(model, optimizer)
-    else:
-        holder = GradualPruner(
-            model,
-            optimizer,
-            batches,
-            loss_fn,
-            at=range(0, last + 1, every),
-            objective=recipe.objective,
-            sparsity=sparsity,
-            **gradually,
-            **options,
-        )
+    at = range(0, last + 1, every)
+    holder = pruned(model, optimizer, train, batches, recipe, sparsity, at, seed)
     with holder:
         for _ in range(epochs):
             model.train()
@@ -550,6 +548,8 @@ def main(argv: list[str] | None = None) -> int:
                 else:
                     runs = run(folder, mode, sparsity, seed, options.device)
                 for result in runs:
+                    if options.device != "cpu":
+                        result["device"] = options.device
                     if not trial:
                         record("resnet20", key | {"mode": result["mode"]}, result)
                     print(json.dumps(result), flush=True)
