@@ -16,7 +16,7 @@ from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from chita_sklearn import ChitaRegressor
 
-N_PROBLEMS = 200
+N_PROBLEMS = 240
 
 
 @dataclass
