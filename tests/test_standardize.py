@@ -66,6 +66,34 @@ def test_units_do_not_matter(seed, solver, kind, weighted, intercept, ridge):
     assert not (changed.nnz if kind == "sparse" else changed.any())
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"positive": True},
+        {"positive": [1, -1, 0] * 4, "always_include": [2]},
+        {"groups": np.arange(12) // 3},
+        {"target_support": "shared"},
+        {"target_support": "pooled"},
+    ],
+    ids=["signs", "signs and required", "groups", "shared", "pooled"],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_units_do_not_matter_under_constraints(constraint, seed):
+    X, y, rng = make_data(seed, share=0.4 if seed % 2 else 1.0)
+    y = np.column_stack([y, y[::-1]]) if "target_support" in constraint else y
+    weights = rng.uniform(0.1, 2.0, len(y))
+    units = 10.0 ** rng.uniform(-8, 8, X.shape[1])
+    X, other = (scipy.sparse.csr_array(Z) if seed % 2 else Z for Z in (X, X * units))
+    model = ChitaRegressor(2, 0.05, **constraint, **OPTIONS)
+    in_other = ChitaRegressor(2, 0.05, **constraint, **OPTIONS)
+    model.fit(X, y, sample_weight=weights)
+    in_other.fit(other, y, sample_weight=weights)
+    assert_allclose(in_other.coef_ * units, model.coef_, rtol=1e-7, atol=1e-9)
+    assert_allclose(in_other.predict(other), model.predict(X), rtol=1e-7)
+    assert in_other.objective_ == pytest.approx(model.objective_, rel=1e-9)
+    assert in_other.gap_ == pytest.approx(model.gap_, abs=1e-5)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_it_is_the_fit_on_columns_that_are_scaled_by_hand(weighted):
     X, y, rng = make_data(3)
@@ -139,3 +167,23 @@ def test_columns_that_say_nothing_stay_out(intercept):
     model = ChitaRegressor(2, fit_intercept=intercept).fit(X, y)
     assert model.support_.tolist() == [0, 2]
     assert np.all(np.isfinite(model.coef_))
+
+
+@pytest.mark.parametrize("of", ["dense", "sparse", "moments"])
+def test_the_prior_of_a_column_without_variance_counts_for_nothing(of):
+    # sigma_j is 0 there: in the objective, in the choice, and in any unit.
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((40, 4))
+    X[:, 1] = 0.0
+    y = X[:, 0] + rng.standard_normal(40)
+    prior = np.array([1.0, 5.0, 0.5, 0.0])
+    model = ChitaRegressor(1, 1.0, coef_prior=prior)
+    if of == "moments":
+        model.partial_fit(X, y)
+    else:
+        model.fit(scipy.sparse.csr_array(X) if of == "sparse" else X, y)
+    assert model.support_.tolist() == [0]
+    centred, w = y - y.mean(), model.coef_
+    residual = centred - (X - X.mean(axis=0)) @ w
+    penalty = np.sum(X.var(axis=0) * (w - prior) ** 2)
+    assert model.objective_ == pytest.approx(np.mean(residual**2) / 2 + penalty / 2)

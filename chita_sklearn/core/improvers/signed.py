@@ -11,7 +11,8 @@ minimum over w_j takes c_j^2 into the bound only where s_j c_j > 0, so that
                - 1/(2 mu) max over allowed S of sum_{j in S} [c_j]^2,
 
 with [c_j] = c_j where s_j c_j >= 0, else 0: at least as large as without signs. It is
-raised by the same steps, whose backsolves are with signs.
+raised by the same steps, whose backsolves are with signs; but the support that joins
+the mixture is the best at alpha(z), not at the best alpha, where supports may tie.
 """
 
 from __future__ import annotations
@@ -195,18 +196,20 @@ def bound_signed(
     xp, space, function = problem.xp, problem.space, Dual(problem, pattern)
     z = xp.astype(solution.support, xp.float64)
     alpha, w = problem.residual(solution.coef), solution.coef
-    u, g = problem.rmatvec(alpha), problem.correlation()
+    u = u_to = problem.rmatvec(alpha)
+    g = problem.correlation()
     values = [float(function.value(alpha, u))]
     t, near, expensive = 0, (1 - tol) * solution.objective, costly(problem)
     while t < steps and values[-1] < near:
         t += 1
         share = 3.0 / (t + 3)
-        mask = space.best_mask(pattern, function.scores(u))
+        mask = space.best_mask(pattern, function.scores(u_to))
         z = (1.0 - share) * z + share * xp.astype(mask, xp.float64)
         z = xp.where(space.top_k(z, MIXED), z, xp.zeros_like(z))
         w = _relaxed(problem, z, g, w)
         to = problem.residual(w)
-        alpha, u, value = function.climb(alpha, u, to, problem.rmatvec(to))
+        u_to = problem.rmatvec(to)
+        alpha, u, value = function.climb(alpha, u, to, u_to)
         values.append(float(value))
         if hopeless(values, solution.objective, steps, expensive):
             break  # too small a ridge to prove anything with

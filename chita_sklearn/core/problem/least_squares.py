@@ -60,9 +60,10 @@ class LeastSquares(Rows):
         Minimise over an unpenalised constant as well, by centring.
     standardize : bool, default=False
         Let A be divided by s_j = ||a_j|| / sqrt(n), the standard deviation of column j
-        (without an intercept its root mean square; 1 for a column of zeros), so that
-        mu acts on coefficients of columns of unit variance. `w` and `prior` are then
-        those of the scaled columns: s_j times those of X. Nothing is copied.
+        (without an intercept its root mean square), so that mu acts on coefficients of
+        columns of unit variance. `w` and `prior` are then those of the scaled columns:
+        s_j times those of X. A column without variance is not divided, and its prior is
+        0. Nothing is copied.
     signs : array of shape (p,) or None, default=None
         The signs that coefficients may have: -1, 1, or 0 for either. None is either
         for all.
@@ -178,7 +179,14 @@ class LeastSquares(Rows):
         if self._m is not None:
             self._m = self._m * self.scale
         if self.prior is not None:
-            self.prior = self.prior / self.scale
+            self.prior = self._centre(self.prior)
+
+    def _centre(self, prior: Array) -> Array:
+        """The prior of A's columns: 0 where s_j is, for a column without variance."""
+        prior = self.as_scaled(prior)
+        if self.scale is None:
+            return prior
+        return self.xp.where(self.column_norms() > 0, prior, 0.0)
 
     def as_given(self, w: Array) -> Array:
         """Coefficients of the columns of X, from those of the columns of A."""
@@ -208,7 +216,7 @@ class LeastSquares(Rows):
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
         if prior is not None:
-            other.prior = self.as_scaled(prior)
+            other.prior = self._centre(prior)
         if self._whole is not None:
             # The factor holds this b alone: another target needs the rows of X.
             if y is not None:
