@@ -88,6 +88,11 @@ class Constraints:
         return self.n_targets > 1 and self.target_support != "separate"
 
     @property
+    def shared(self) -> bool:
+        """Whether one support serves several targets."""
+        return self.jointly and self.target_support == "shared"
+
+    @property
     def n_units(self) -> int:
         """How many there are of what k counts."""
         if self.labels is not None:
@@ -103,13 +108,14 @@ class Constraints:
 
     def pattern(self, k: int) -> Pattern:
         """The supports of size k that are allowed."""
-        shared = self.jointly and self.target_support == "shared"
-        if self.labels is not None or shared:
+        if self.labels is not None or self.shared:
             labels = self.labels
             if labels is None:
                 labels = np.arange(self.n_features)
             required = np.unique(labels[list(self.required)])
-            return Groups(k, np.tile(labels, self.n_targets if shared else 1), required)
+            return Groups(
+                k, np.tile(labels, self.n_targets if self.shared else 1), required
+            )
         return Including(k, self.required) if self.required else Cardinality(k)
 
     def check_ties(self, n_solutions: int) -> None:

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .core import Proof, Status
+from ._constraints import Constraints
+from .core import Proof, SeveralTargets, Status
+from .core.arrays import to_host
 
 Array = Any  # the array API has no settled static type
+
+# A column whose variance is so many times smaller than the ridge explains less than a
+# twentieth of what is left to explain, however well it would fit.
+SMALL, NAMED = 20, 5
 
 
 class Step:
@@ -98,6 +104,47 @@ def warn_of(
         if found:
             text = f"{status.value}{where(found)}"
             warnings.warn(text, category, stacklevel=stacklevel + 1)
+
+
+def warn_of_perfect_fits(
+    ks: Sequence[int], n: int, intercept: bool, limits: Constraints, stacklevel: int
+) -> None:
+    """Warn of the smallest k with which any n samples are fitted."""
+    pooled = limits.jointly and not limits.shared
+    if pooled or limits.labels is not None or limits.signs is not None:
+        return  # k counts something else, or signs may be in the way
+    perfect = [k for k in ks if k >= max(n - intercept, 1)]
+    if perfect:
+        msg = (
+            f"k = {perfect[0]} features fit {n} samples perfectly, whatever y is: the "
+            "fit says nothing about other samples. Lower k."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel + 1)
+
+
+def warn_of_units(problem: Any, names: Any, stacklevel: int) -> None:
+    """Warn of columns that a ridge in their own units keeps from being chosen."""
+    one = problem.problems[0] if isinstance(problem, SeveralTargets) else problem
+    if one.scale is not None or one.mu == 0:
+        return
+    h = to_host(one.column_norms())
+    small = (h > 0) & (SMALL * h < one.mu)
+    if one.prior is not None:  # with a prior of its own a column may well be
+        small &= to_host(one.prior) == 0
+    found = np.flatnonzero(small)
+    if len(found) in (0, np.count_nonzero(h)):
+        return  # a ridge that is large for all columns prefers none
+    named = ", ".join(
+        str(j) if names is None else repr(str(names[j])) for j in found[:NAMED]
+    )
+    if len(found) > NAMED:
+        named += f" and {len(found) - NAMED} more"
+    msg = (
+        f"ridge = {one.mu / one.n:g} is more than {SMALL} times the variance of the "
+        f"columns {named}: they can hardly be chosen, whatever they "
+        "explain. Pass standardize=True, scale them, or lower the ridge."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=stacklevel + 1)
 
 
 def among_targets(total: int, found: list[int]) -> str:

@@ -46,7 +46,7 @@ from ._folds import (
 )
 from ._grid import FIRST_RIDGES, Grid, first_ks
 from ._moments import Moments, checked_moments
-from ._reporting import at_k, warn_of
+from ._reporting import at_k, warn_of, warn_of_units
 from ._selection import by_criterion, by_folds
 from ._typing import Array, Criterion, Selection, Solver, TargetSupport
 from ._validation import (
@@ -698,6 +698,7 @@ class ChitaRegressorCV(ChitaRegressor):
         ks = grid.ks
         grid.warn_of_edges(loss, fitted["k_"], fitted["ridge_"], stacklevel=5)
         # Out of here, the fit and its two decorators: to the caller's line.
+        warn_of_units(problem, names, stacklevel=5)
         warn_of(path.statuses, partial(at_k, path.ks), stacklevel=5)
         chosen = ks.index(fitted["k_"])
         fitted |= model_of_path(replace(path, feature_names=names), chosen)

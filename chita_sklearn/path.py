@@ -17,7 +17,7 @@ from ._compat import _get_feature_names, on_host
 from ._constraints import resolved_constraints
 from ._fitted import values_of
 from ._moments import Moments
-from ._reporting import at_k, warn_of
+from ._reporting import at_k, warn_of, warn_of_perfect_fits, warn_of_units
 from ._typing import Array, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
@@ -360,9 +360,14 @@ def chita_path(
         problem: Any = moments.problem(prior=priors[0], **options)
     else:
         problem = least_squares(X, y, priors, sample_weight=sample_weight, **options)
+    ks = constraints.with_room(resolved_ks(ks, constraints.n_units), ks, "ks")
+    if moments is None:
+        n = int(y.shape[0])
+        warn_of_perfect_fits(ks, n, bool(fit_intercept), constraints, stacklevel=2)
+    warn_of_units(problem, names, stacklevel=2)
     path = path_of(
         problem,
-        constraints.with_room(resolved_ks(ks, constraints.n_units), ks, "ks"),
+        ks,
         pattern_of=constraints.pattern,
         ridge=float(ridge),
         solver=solver,

@@ -36,7 +36,13 @@ from ._compat import (
 from ._constraints import Constraints, resolved_constraints
 from ._fitted import Targets, forget, remember
 from ._moments import Moments, checked_moments
-from ._reporting import Progress, among_targets, warn_of
+from ._reporting import (
+    Progress,
+    among_targets,
+    warn_of,
+    warn_of_perfect_fits,
+    warn_of_units,
+)
 from ._typing import Array, Solver, TargetSupport
 from ._validation import (
     CONSTRAINTS,
@@ -437,14 +443,9 @@ class ChitaRegressor(
         priors = checked_priors(self.coef_prior, X, y, xp)
         starts = usable_starts(previous, X, y)
         X, y, sample_weight = present(X, y, sample_weight)
-        n_rows = int(y.shape[0]) - bool(self.fit_intercept)
-        pooled = self.target_support == "pooled" and constraints.jointly
-        if not pooled and constraints.labels is None and k > max(n_rows, 1):
-            msg = (
-                f"k = {k} features fit {int(y.shape[0])} samples perfectly, whatever "
-                "y is: the fit says nothing about other samples. Lower k."
-            )
-            warnings.warn(msg, UserWarning, stacklevel=4)
+        intercept = bool(self.fit_intercept)
+        n_samples = int(y.shape[0])
+        warn_of_perfect_fits([k], n_samples, intercept, constraints, stacklevel=4)
         targets = [y] if y.ndim == 1 else [y[:, t] for t in range(len(priors))]
         ridge = float(self.ridge)
         first = LeastSquares(
@@ -453,10 +454,11 @@ class ChitaRegressor(
             ridge=ridge,
             prior=priors[0],
             sample_weight=sample_weight,
-            fit_intercept=bool(self.fit_intercept),
+            fit_intercept=intercept,
             standardize=bool(self.standardize),
             signs=constraints.signs_like(y),
         )
+        warn_of_units(first, names, stacklevel=4)
         # What depends on X alone is computed once.
         problems = first.with_targets(targets[1:], ridge=ridge, priors=priors[1:])
         outcome = Targets(X, y, xp, constraints)
@@ -627,9 +629,10 @@ class ChitaRegressor(
             "standardize": bool(self.standardize),
             "signs": constraints.signs_like(y),
         }
-        problems = (
+        problems = [
             moments.problem(t, prior=prior, **options) for t, prior in enumerate(priors)
-        )
+        ]
+        warn_of_units(problems[0], names, stacklevel=5)
         outcome = Targets(X, y, xp, constraints)
         starts = usable_starts(previous, X, y)
         inputs = {"X": None, "y": None, "metadata": None}

@@ -206,6 +206,7 @@ def _regression():
         lambda: fit(X=wide[:2], y=[0.0, 1.0]),
         lambda: ChitaSelector(2, estimator=ChitaRegressorCV()).fit(X, Y),
         without_pandas,
+        lambda: ChitaRegressor(1, 1e-2, standardize=False).fit(X * [1e-3, *[1] * 5], Y),
         lambda: ChitaRegressorCV(1, [1.0, 10.0]).fit(X, X @ np.arange(6.0)),
         lambda: cv(cv=[(np.arange(0), np.arange(20))]),
         lambda: cv(cv=[(np.ones(12) > 0, np.arange(20))]),

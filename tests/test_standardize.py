@@ -187,3 +187,50 @@ def test_the_prior_of_a_column_without_variance_counts_for_nothing(of):
     residual = centred - (X - X.mean(axis=0)) @ w
     penalty = np.sum(X.var(axis=0) * (w - prior) ** 2)
     assert model.objective_ == pytest.approx(np.mean(residual**2) / 2 + penalty / 2)
+
+
+def in_small_units():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 5))
+    X[:, 3] *= 1e-3
+    X[:, 4] = 0.0  # no units would help this one
+    return X, X[:, 0] + 1e3 * X[:, 3] + 0.1 * rng.standard_normal(200)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda X, y: ChitaRegressor(2, standardize=False).fit(X, y),
+        lambda X, y: ChitaRegressor(2, standardize=False).partial_fit(X, y),
+        lambda X, y: chita_path(X, y, [2], standardize=False),
+        lambda X, y: ChitaRegressorCV([2], 1e-4, standardize=False).fit(X, y),
+    ],
+    ids=["fit", "partial_fit", "path", "cv"],
+)
+def test_a_column_that_the_ridge_keeps_out_is_named(fit):
+    X, y = in_small_units()
+    message = r"ridge = 0\.0001 is more than 20 times .* columns 3: .*standardize=True"
+    with pytest.warns(UserWarning, match=message) as said:
+        fit(X, y)
+    assert said[0].filename == __file__
+
+
+def test_its_name_is_that_of_a_data_frame():
+    pd = pytest.importorskip("pandas")
+    X, y = in_small_units()
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    with pytest.warns(UserWarning, match="columns 'd': they can hardly be chosen"):
+        ChitaRegressor(2, standardize=False).fit(frame, y)
+
+
+def test_no_column_is_named_where_the_ridge_keeps_none_out():
+    X, y = in_small_units()
+    prior = [0.0, 0.0, 0.0, 1e3, 0.0]
+    assert ChitaRegressor(2).fit(X, y).support_.tolist() == [0, 3]
+    for ridge, options in (
+        (0.0, {}),
+        (1e-6, {}),
+        (1e-4, {"coef_prior": prior}),
+        (1e4, {}),  # large for all columns alike
+    ):
+        ChitaRegressor(2, ridge, standardize=False, **options).fit(X, y)
