@@ -101,8 +101,9 @@ class ChitaRegressorCV(ChitaRegressor):
         - "cv": the mean score over the folds.
         - "aic", "bic", "ebic": the criterion of that name on all data, see
           :func:`aic`, :func:`bic` and :func:`ebic`, with the effective degrees of
-          freedom of the ridge fit as its size and ``gamma=1``. Takes a fraction of the
-          time; `cv` and `scoring` are then not used.
+          freedom of the ridge fit as its size and ``gamma=1``. Every pair is searched
+          with restarts, which often takes longer than the folds do; `cv` and `scoring`
+          are not used.
 
     cv : int, cross-validation generator or iterable, default=None
         Folds: an int for that many, None for 5, a :term:`CV splitter`, or an iterable
