@@ -160,7 +160,7 @@ def choose(problem: Any, pattern: Pattern, solver: str) -> tuple[str, str]:
         and 0 < size < problem.total
     ):
         return "groups", f"plan groups: {pattern.k} groups of columns"
-    pooled = problem.has_moments and not isinstance(pattern, Groups)
+    pooled = problem.shares_design and not isinstance(pattern, Groups)
     if pooled and solver in ("auto", "admm") and 0 < size < problem.p:
         if problem.first.p <= SPECTRUM_UP_TO:
             return (
@@ -363,7 +363,7 @@ def _bounded(
     The first takes what H has of its own into the ridge. The second only where mu is
     large enough for one.
     """
-    parts = problem.problems if problem.has_moments else [problem]
+    parts = problem.problems if problem.shares_design else [problem]
     if parts[0].p <= MOMENTS_UP_TO and not _means_dwarf(parts[0]):
         moments = moments_of(parts)
         known = bound_of(moments, pattern, found, PROOF_STEPS)

@@ -75,7 +75,8 @@ def solve(
         and, where few of them led back to the best support or rows are few, after a
         third as many rounds of walkers or two thirds of all rounds; 0 for none. Not
         begun when the gap is within `tol`. For many targets 0 asks for one fast
-        schedule of penalties without exchanges, 1 for one slow schedule.
+        schedule of penalties without exchanges, 1 for one slow schedule, more for as
+        many again, three at most, from the best support.
     max_iter : int, default=100
         Outer iterations of each improver at most.
     tol : float, default=1e-3

@@ -91,6 +91,7 @@ def admm(
     space: Space,
     schedule: Schedule,
     *,
+    start: Array | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Array:
     """Return a support that the pattern allows, by one schedule of penalties.
@@ -105,6 +106,8 @@ def admm(
         Selections over the coordinates.
     schedule : Schedule
         How the penalty grows.
+    start : array of shape (p,) or None
+        Coefficients to begin at; default: the minimiser that may have any support.
     stop : callable or None
         Asked after each step; True ends the iteration.
 
@@ -137,11 +140,15 @@ def admm(
         ]
     )
     tiny = 1e-12  # of the curvature: makes the first w of a singular G finite
-    w = flat(
-        [
-            block.spectrum.solve(block.C, block.mu + tiny * block.curvature)
-            for block in blocks
-        ]
+    w = (
+        start
+        if start is not None
+        else flat(
+            [
+                block.spectrum.solve(block.C, block.mu + tiny * block.curvature)
+                for block in blocks
+            ]
+        )
     )
     rho, still, zero = schedule.first, 0, xp.zeros((), dtype=w.dtype, device=w.device)
     mask = space.best_mask(pattern, stiffness * w**2)

@@ -70,7 +70,7 @@ def search_groups(
     On a working set of m columns an exchange costs O(s^2 m) for the state and
     O(s m c (c + t)) for the gains of groups of c columns and t targets.
     """
-    base = problem.first if problem.has_moments else problem
+    base = problem.first if problem.shares_design else problem
     p, labels = base.p, pattern.labels[: base.p]
     U = np.empty(0, dtype=np.intp)
     w = problem.zeros(problem.p)

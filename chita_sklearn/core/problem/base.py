@@ -70,7 +70,7 @@ class Quadratic(ABC):
     has_grams = False  # whether there are Gram matrices of any columns: `select`
     has_targets = False  # whether it is made of many targets on one Gram each: `layers`
 
-    has_moments = False  # whether it is several targets of one X: `moments`
+    shares_design = False  # whether it is several targets of one X: `moments`
 
     is_spread = False  # whether its columns are spread over processes: `Sharded`
 

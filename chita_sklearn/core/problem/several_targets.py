@@ -26,7 +26,7 @@ class SeveralTargets(BlockLeastSquares):
         One for each target, made from one another by `with_target`.
     """
 
-    has_moments = True
+    shares_design = True
 
     def __init__(self, problems: Sequence[LeastSquares]) -> None:
         super().__init__(problems)
