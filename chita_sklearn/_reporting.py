@@ -15,9 +15,9 @@ from .core.arrays import to_host
 
 Array = Any  # the array API has no settled static type
 
-# A column whose variance is so many times smaller than the ridge explains less than a
-# twentieth of what is left to explain, however well it would fit.
-SMALL, NAMED = 20, 5
+# A ridge leaves a share v / (v + ridge) of what a column with variance v would explain.
+# Named are columns whose share is so many times smaller than another's.
+APART, NAMED = 20, 5
 
 
 class Step:
@@ -128,21 +128,22 @@ def warn_of_units(problem: Any, names: Any, stacklevel: int) -> None:
     if one.scale is not None or one.mu == 0:
         return
     h = to_host(one.column_norms())
-    small = (h > 0) & (SMALL * h < one.mu)
+    share = h / (h + one.mu)
+    small = (h > 0) & (APART * share < share.max())
     if one.prior is not None:  # with a prior of its own a column may well be
         small &= to_host(one.prior) == 0
     found = np.flatnonzero(small)
-    if len(found) in (0, np.count_nonzero(h)):
-        return  # a ridge that is large for all columns prefers none
+    if not len(found):
+        return
     named = ", ".join(
         str(j) if names is None else repr(str(names[j])) for j in found[:NAMED]
     )
     if len(found) > NAMED:
         named += f" and {len(found) - NAMED} more"
     msg = (
-        f"ridge = {one.mu / one.n:g} is more than {SMALL} times the variance of the "
-        f"columns {named}: they can hardly be chosen, whatever they "
-        "explain. Pass standardize=True, scale them, or lower the ridge."
+        f"ridge = {one.mu / one.n:g} is far above the variance of the columns {named}: "
+        "they can hardly be chosen, whatever they explain. Pass standardize=True, "
+        "scale them, or lower the ridge."
     )
     warnings.warn(msg, UserWarning, stacklevel=stacklevel + 1)
 

@@ -55,12 +55,12 @@ def data():
 def deviations(X, weights=None, center=True):
     """What the ridge is scaled by: standard deviations, or root mean squares.
 
-    1 where that is nothing: a constant column beside an intercept, zeros without.
+    0 for a constant column beside an intercept, and for zeros without, in any rounding.
     """
     mean = np.average(X, axis=0, weights=weights) if center else 0.0
     size = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
     live = np.ptp(X, axis=0) > 0 if center else np.any(X != 0, axis=0)
-    return np.where(live, size, 1.0)
+    return live * size
 
 
 def formula(model, X, y, weights=None):
