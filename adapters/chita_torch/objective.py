@@ -15,7 +15,7 @@ from torch import Tensor
 from .gradients import NotFinite
 from .idle import reserve
 from .layout import Layout
-from .reconstruction import GAIN, Reconstruction
+from .reconstruction import Reconstruction
 from .report import LayerFit, Stage, Trial
 from .stage import Search, Setting, run_stage
 from .targets import Target
@@ -137,7 +137,8 @@ class ByLoss:
             offer("gradients", self._step(layout, pattern, loss))
         others = [each for name, each in losses.items() if name != "gradients"]
         alone = _or_infinite(losses.get("gradients", -math.inf))
-        self._sits_out = alone > (1 + GAIN) * min(map(_or_infinite, others))
+        least = min(map(_or_infinite, others))
+        self._sits_out = alone > (1 + self._setting.noise()) * least
         largest = {"magnitude": self._dense} if last else {}
         if not torch.equal(start, self._dense) or not largest:
             largest["largest as they are"] = start

@@ -51,7 +51,6 @@ from .stage import Setting, descend, without_gradient
 from .statistics import Moments, collect, gram, place, rows_of
 
 DAMPING = 1e-2  # of the mean of H's diagonal; where the search starts
-GAIN = 0.05  # share of the calibration loss that another choice must gain: else noise
 FAINT = 1e-6  # of the mean of g: least weight of an output
 PASSES = 64  # batches that pass through the network side by side
 BUNDLE = 256  # columns of a bundle of groups with one output each
@@ -167,7 +166,7 @@ class Reconstruction:
         d inputs, all layers together, and the activations of all samples at one layer.
         """
         setting, layout, start = self.setting, self.layout, perf_counter()
-        present = layout.gather()
+        present, noise = layout.gather(), setting.noise()
         moments = self.collect(self.differentiate)
         fisher = self._fisher(unseen(layout, moments))
         if torch.equal(present, self.dense):
@@ -205,7 +204,7 @@ class Reconstruction:
             loss = setting.loss()
             trial = Trial(plan, damping, False, 1.0, loss)
             trials.append(trial)
-            if best is None or not loss >= (1 - GAIN) * best[0].loss:
+            if best is None or not loss >= (1 - noise) * best[0].loss:
                 best = trial, found
             layout.scatter(present)
             return loss
@@ -235,7 +234,7 @@ class Reconstruction:
                 found = self.layers(moments, choose, pruned, mask, present, damping)
                 return evaluate("refit", damping, found)
 
-            self._last, _ = descend(refitted, first, loss, 10.0, GAIN)
+            self._last, _ = descend(refitted, first, loss, 10.0, noise)
             if self._last != first:
                 solved(self._last)
         if setting.data.calibrated:

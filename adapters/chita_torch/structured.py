@@ -42,7 +42,6 @@ from .costs import Cost, costs_of
 from .layout import Layout
 from .reconstruction import (
     DAMPING,
-    GAIN,
     Layers,
     Reconstruction,
     above_zero,
@@ -279,7 +278,7 @@ class ByUnits:
     ) -> tuple[list[Trial], Trial, Layers]:
         """Refit the weights that are left; the ridge is that of the least loss."""
         setting, pruned = self._setting, torch.where(mask, present, 0.0)
-        trials: list[Trial] = []
+        noise, trials = setting.noise(), list[Trial]()
         tried: list[tuple[Trial, Layers]] = []
 
         def choose(where: slice, problem: BlockDiagonal) -> Solution:
@@ -292,7 +291,7 @@ class ByUnits:
             self._layout.scatter(found.weights)
             trial = Trial("layers", damping, False, 1.0, setting.loss())
             trials.append(trial)
-            if not tried or not trial.loss >= (1 - GAIN) * tried[0][0].loss:
+            if not tried or not trial.loss >= (1 - noise) * tried[0][0].loss:
                 tried[:] = [(trial, found)]
             self._layout.scatter(present)
             return trial.loss
@@ -301,7 +300,7 @@ class ByUnits:
         first = DAMPING if given is None else given
         loss = loss_at(first)
         if given is None and setting.data.calibrated:
-            descend(loss_at, first, loss, 10.0, GAIN)
+            descend(loss_at, first, loss, 10.0, noise)
         return trials, *tried[0]
 
 
