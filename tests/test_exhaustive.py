@@ -5,10 +5,10 @@ ones for the intercept and sqrt(mu) I for the ridge term, and calls numpy's svd 
 each support.
 """
 
+import functools
 import itertools
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ class Problem:
         """F at w = 0 without intercept: what rounding is compared with."""
         return 0.5 * float(np.mean(self.y**2)) + 1e-300
 
-    @cached_property
+    @functools.cached_property
     def rows(self):
         """A, its last column that of the intercept, and b: F = ||b - A w||^2 / 2n."""
         n, p = self.X.shape
@@ -143,8 +143,8 @@ def solved(problem, k, **options):
         return model.fit(problem.X, problem.y, sample_weight=problem.weights)
 
 
-@pytest.fixture(scope="module")
-def problems():
+@functools.cache
+def all_problems():
     """(problem, optimum by k, objective of OMP's support by k), for every seed."""
     table = []
     for seed in range(N_PROBLEMS):
@@ -154,15 +154,27 @@ def problems():
     return table
 
 
-# "auto" tries every support of problems this small; "swap" has to search.
-@pytest.fixture(scope="module", params=["auto", "swap"])
-def results(request, problems):
+# Not of the scope of the module: a fixture with parameters is made anew where the order
+# of the tests takes them in turn.
+@functools.cache
+def results_of(solver):
     """(seed, problem, k, model, optimum, OMP's objective), for every k."""
     return [
-        (seed, problem, k, solved(problem, k, solver=request.param), best[k], omp[k])
-        for seed, (problem, best, omp) in enumerate(problems)
+        (seed, problem, k, solved(problem, k, solver=solver), best[k], omp[k])
+        for seed, (problem, best, omp) in enumerate(all_problems())
         for k in best
     ]
+
+
+@pytest.fixture
+def problems():
+    return all_problems()
+
+
+# "auto" tries every support of problems this small; "swap" has to search.
+@pytest.fixture(params=["auto", "swap"])
+def results(request):
+    return results_of(request.param)
 
 
 def test_the_problems_are_what_they_are_said_to_be(problems):

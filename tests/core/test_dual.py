@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chita_sklearn.core import Cardinality, LeastSquares, Solution, Status, solve
-from chita_sklearn.core.improvers.dual import Dual, certify, dual
+from chita_sklearn.core.improvers.dual import Dual, certify, dual, hopeless
 from chita_sklearn.core.limits import Limits
 from chita_sklearn.core.refit.backsolve import backsolver
 
@@ -324,3 +324,19 @@ def test_what_is_proven_at_the_last_step_is_optimal(oracle):
     assert found.gap <= 1e-12
     assert (found.status is Status.OPTIMAL) == (found.gap == 0)
     assert found.objective <= float(optimum(oracle, case, pattern)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("before", [0.0, -5e-324, 1e-15, -1e-14])
+@pytest.mark.parametrize("expensive", [False, True])
+def test_a_bound_that_rounding_moves_about_zero_is_no_error(before, expensive):
+    # As where the target is fitted to all digits: nothing is left to prove.
+    values = [before] * 12 + [-1e-14]
+    assert hopeless(values, 1e-10, 100, expensive) is expensive
+
+
+def test_a_bound_that_rises_fast_enough_is_not_given_up():
+    rising = [-100.0 * 0.5**t for t in range(7)]
+    assert not hopeless(rising, 1.0, 30, True)
+    assert hopeless([-100.0 * 0.99**t for t in range(7)], 1.0, 30, True)
+    assert hopeless([-100.0 * 0.99**t for t in range(7)], 1.0, 30, False)
+    assert not hopeless([*rising, 0.1], 1.0, 30, True)

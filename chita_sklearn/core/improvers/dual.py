@@ -333,13 +333,18 @@ def hopeless(
 ) -> bool:
     """Whether a bound, of which these are the values step by step, gets nowhere."""
     done, value = len(values) - 1, values[-1]
+
+    def share(seen: int) -> float:
+        """Of the value so many steps ago; 1 where rounding alone moved it."""
+        return min(value / values[-1 - seen], 1.0) if values[-1 - seen] < 0 else 1.0
+
     if value >= 0:
         return False
-    if expensive and done >= STEPS and value < SHRINK * values[-1 - STEPS]:
+    if expensive and done >= STEPS and share(STEPS) > SHRINK:
         return True
     for seen, reach in SEEN_REACH:
         if done >= seen:
-            shrink = (value / values[-1 - seen]) ** ((steps - done) / seen)
+            shrink = share(seen) ** ((steps - done) / seen)
             if value * shrink < -reach * objective:
                 return True
     return False
