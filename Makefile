@@ -7,7 +7,7 @@
 # Flags for pytest:     make test PYTEST_FLAGS="-x -k readme"
 
 PYTHON ?= python3
-PYTEST_FLAGS ?= -n auto --dist loadgroup
+PYTEST_FLAGS ?= -n auto
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -16,9 +16,6 @@ from sklearn.linear_model import OrthogonalMatchingPursuit
 
 from chita_sklearn import ChitaRegressor
 
-# By one process: another would solve all problems again.
-pytestmark = pytest.mark.xdist_group("exhaustive")
-
 N_PROBLEMS = 240
 
 
