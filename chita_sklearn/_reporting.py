@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ._constraints import Constraints
-from .core import Proof, SeveralTargets, Status
+from .core import Proof, Status
 from .core.arrays import to_host
 
 Array = Any  # the array API has no settled static type
@@ -124,7 +124,7 @@ def warn_of_perfect_fits(
 
 def warn_of_units(problem: Any, names: Any, stacklevel: int) -> None:
     """Warn of columns that a ridge in their own units keeps from being chosen."""
-    one = problem.problems[0] if isinstance(problem, SeveralTargets) else problem
+    one = problem.first if problem.shares_design else problem
     if one.scale is not None or one.mu == 0:
         return
     h = to_host(one.column_norms())

@@ -326,8 +326,7 @@ def _patches_call(
         # Where in a sample the numbers of its patches are; 0 for those that padding
         # adds. One selection then writes every row in order, several times as fast as
         # copying a view of the patches.
-        sample = x[0].numel()
-        order = torch.arange(1, sample + 1, device=x.device)
+        order = torch.arange(1, math.prod(x.shape[1:]) + 1, device=x.device)
         views = windows(order.reshape(1, *x.shape[1:]))[0]
         if index is None:
             views = views.flatten(1, n)
@@ -337,10 +336,9 @@ def _patches_call(
             where: Any = (slice(None), *(axis.to(x.device) for axis in drawn))
             views = views[where]
         C, P = views.shape[:2]
-        apart = views.reshape(groups, C // groups, P, -1).permute(0, 2, 3, 1)
-        padded = F.pad(x.reshape(-1, sample), (1, 0))
-        X = padded.index_select(1, apart.flatten()).reshape(len(x), groups, P, -1)
-        return X.movedim(1, 0).flatten(1, 2)
+        apart = views.reshape(groups, C // groups, P, -1).permute(0, 2, 3, 1).flatten(2)
+        X = F.pad(x.flatten(1), (1, 0)).index_select(1, apart.flatten())
+        return X.unflatten(1, apart.shape).movedim(1, 0).flatten(1, 2)
 
     return Call(part, x, form, -1 - n, rows, math.prod(places))
 

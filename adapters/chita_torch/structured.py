@@ -278,7 +278,8 @@ class ByUnits:
     ) -> tuple[list[Trial], Trial, Layers]:
         """Refit the weights that are left; the ridge is that of the least loss."""
         setting, pruned = self._setting, torch.where(mask, present, 0.0)
-        noise, trials = setting.noise(), list[Trial]()
+        noise = setting.noise()
+        trials: list[Trial] = []
         tried: list[tuple[Trial, Layers]] = []
 
         def choose(where: slice, problem: BlockDiagonal) -> Solution:

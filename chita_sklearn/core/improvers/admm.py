@@ -140,16 +140,14 @@ def admm(
         ]
     )
     tiny = 1e-12  # of the curvature: makes the first w of a singular G finite
-    w = (
-        start
-        if start is not None
-        else flat(
+    w = start
+    if w is None:
+        w = flat(
             [
                 block.spectrum.solve(block.C, block.mu + tiny * block.curvature)
                 for block in blocks
             ]
         )
-    )
     rho, still, zero = schedule.first, 0, xp.zeros((), dtype=w.dtype, device=w.device)
     mask = space.best_mask(pattern, stiffness * w**2)
     v = xp.where(mask, w, zero)  # z on the support, where u is 0; elsewhere u

@@ -179,9 +179,9 @@ class LeastSquares(Rows):
         if self._m is not None:
             self._m = self._m * self.scale
         if self.prior is not None:
-            self.prior = self._centre(self.prior)
+            self.prior = self._scaled_prior(self.prior)
 
-    def _centre(self, prior: Array) -> Array:
+    def _scaled_prior(self, prior: Array) -> Array:
         """The prior of A's columns: 0 where s_j is, for a column without variance."""
         prior = self.as_scaled(prior)
         if self.scale is None:
@@ -216,7 +216,7 @@ class LeastSquares(Rows):
         other = copy.copy(self)
         other.mu = self.n * float(ridge)
         if prior is not None:
-            other.prior = self._centre(prior)
+            other.prior = self._scaled_prior(prior)
         if self._whole is not None:
             # The factor holds this b alone: another target needs the rows of X.
             if y is not None:
