@@ -257,3 +257,9 @@ def test_conv1d_of_transformers_is_known_by_name_and_shape():
     Y = call.rows(10**9) @ W.mT
     torch.testing.assert_close(Y[0], (x @ model.weight).reshape(8, 3))
     assert output.numel() == Y.numel()
+
+
+@pytest.mark.parametrize("limit", [1, 10**9])
+def test_a_convolution_of_no_samples_has_rows_of_its_inputs_and_none_of_them(limit):
+    _, seen = calls_of(nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.zeros(0, 4, 5, 5))
+    assert seen[0][0].rows(limit).shape == (2, 0, 18)
